@@ -1,0 +1,75 @@
+"""Kernels: nopython functions over arrays and scalars, callable from your own `@njit` code.
+
+Results come last and are written in place. Each parallel kernel has a one-thread twin, `<name>_serial`, for use inside
+your own `prange`. Numba does not see that a function which your own cached function calls was changed: after an upgrade
+of fastsgd, clear the cache of code of yours that calls these kernels with `cache=True`.
+"""
+
+from fastsgd.kernels.activations import LINEAR, RELU, SIGMOID, SOFTMAX, TANH
+from fastsgd.kernels.dense import dense_backward, dense_backward_serial, dense_forward, dense_forward_serial
+from fastsgd.kernels.losses import (
+    BINARY_CROSSENTROPY,
+    MAE,
+    MSE,
+    SPARSE_CATEGORICAL_CROSSENTROPY,
+    loss_and_grad,
+)
+from fastsgd.kernels.network import (
+    Network,
+    OptimizerState,
+    Workspace,
+    layer_table,
+    make_optimizer_state,
+    make_workspace,
+)
+from fastsgd.kernels.step import (
+    predict,
+    predict_serial,
+    train_batch,
+    train_batch_serial,
+    train_batches,
+    train_batches_serial,
+)
+from fastsgd.kernels.updates import (
+    momentum_update,
+    momentum_update_serial,
+    nesterov_update,
+    nesterov_update_serial,
+    sgd_update,
+    sgd_update_serial,
+)
+
+__all__ = [
+    "BINARY_CROSSENTROPY",
+    "LINEAR",
+    "MAE",
+    "MSE",
+    "Network",
+    "OptimizerState",
+    "RELU",
+    "SIGMOID",
+    "SOFTMAX",
+    "SPARSE_CATEGORICAL_CROSSENTROPY",
+    "TANH",
+    "Workspace",
+    "dense_backward",
+    "dense_backward_serial",
+    "dense_forward",
+    "dense_forward_serial",
+    "layer_table",
+    "loss_and_grad",
+    "make_optimizer_state",
+    "make_workspace",
+    "momentum_update",
+    "momentum_update_serial",
+    "nesterov_update",
+    "nesterov_update_serial",
+    "predict",
+    "predict_serial",
+    "sgd_update",
+    "sgd_update_serial",
+    "train_batch",
+    "train_batch_serial",
+    "train_batches",
+    "train_batches_serial",
+]

@@ -1,0 +1,108 @@
+"""The two presets every kernel is compiled with, and the cache they share.
+
+Numba keys a cached function by the hash of that function's own file, so an edit to a kernel that it *calls* would be
+answered with the old machine code. Kernels here therefore carry one stamp: a hash over all files of this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import types
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from numba import config, njit
+from numba.core import caching
+
+FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # no "nnan", no "ninf": a NaN must survive to be seen
+
+# Only explicit prange loops run in parallel; array expressions stay as they are written.
+_PARALLEL = {
+    "comprehension": False,
+    "prange": True,
+    "numpy": False,
+    "reduction": False,
+    "inplace_binop": False,
+    "setitem": False,
+    "stencil": False,
+    "fusion": False,
+}
+
+
+@lru_cache(maxsize=1)
+def kernels_stamp() -> bytes:
+    """SHA-256 over the name and content of every kernel file."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.digest()
+
+
+class _StampedByPackage:
+    def get_source_stamp(self) -> bytes:
+        return kernels_stamp()
+
+
+class _UserProvided(_StampedByPackage, caching.UserProvidedCacheLocator):
+    pass
+
+
+class _InTree(_StampedByPackage, caching.InTreeCacheLocator):
+    pass
+
+
+class _UserWide(_StampedByPackage, caching.UserWideCacheLocator):
+    pass
+
+
+class _KernelCacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_UserProvided, _InTree, _UserWide]
+
+
+class _KernelCache(caching.FunctionCache):
+    _impl_class = _KernelCacheImpl
+
+
+def _compile(function: Callable[..., Any], *, cached: bool = True, **options: Any) -> Any:
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **options)(function)
+    if cached and not config.DISABLE_JIT:
+        try:
+            dispatcher._cache = _KernelCache(function)
+        except RuntimeError:
+            # No folder can be written to: every process compiles for itself, which is slow but right.
+            dispatcher._cache = caching.NullCache()
+    return dispatcher
+
+
+def serial(function: Callable[..., Any]) -> Any:
+    """Compile `function` for one thread; any `prange` in it runs as `range`."""
+    return _compile(function)
+
+
+def parallel(function: Callable[..., Any]) -> Any:
+    """Compile `function` with its `prange` loops spread over threads."""
+    # Numba empties the dict it is given, hence the copy.
+    return _compile(function, parallel=dict(_PARALLEL))
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Paste `function` into the kernels that call it. For small helpers: a compiled function of its own costs a
+    cold start a quarter of a second."""
+    return _compile(function, cached=False, inline="always")
+
+
+def serial_twin(function: Callable[..., Any]) -> Any:
+    """Compile the one-thread twin of a function that is also compiled with `parallel`.
+
+    Numba's cache files are named after the function, so the twin needs a name of its own.
+    """
+    name = f"{function.__name__}_serial"
+    twin = types.FunctionType(function.__code__, function.__globals__, name, function.__defaults__)
+    twin.__qualname__ = name
+    twin.__doc__ = function.__doc__
+    twin.__module__ = function.__module__
+    return serial(twin)

@@ -1,0 +1,76 @@
+"""Counter-based random numbers: any position of any stream, at once, the same on every machine and thread count.
+
+SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) turns a counter into
+64 random bits; a Feistel cipher turns a position into its place in a random permutation, with no table.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastsgd.kernels.jit import inlined, serial
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+_ROUNDS = 4  # even; each half is stirred twice
+
+
+@inlined
+def _mix(z):
+    z = (z ^ (z >> np.uint64(30))) * _FIRST
+    z = (z ^ (z >> np.uint64(27))) * _SECOND
+    return z ^ (z >> np.uint64(31))
+
+
+@serial
+def random_bits(key, position):
+    """64 random bits for a position of the stream `key`."""
+    return _mix(np.uint64(key) + (np.uint64(position) + np.uint64(1)) * _GOLDEN)
+
+
+@serial
+def random_below(key, position, size):
+    """A random integer in [0, size), for a size below 2**32."""
+    high = random_bits(key, position) >> np.uint64(32)
+    return np.int64((high * np.uint64(size)) >> np.uint64(32))
+
+
+@serial
+def stream_key(seed, epoch, purpose):
+    """The key of an independent stream for a seed, an epoch and a purpose."""
+    return random_bits(random_bits(random_bits(np.uint64(seed), epoch), purpose), 0)
+
+
+@inlined
+def _turn(key, turn, half, other, size):
+    """One Feistel round on a half in [0, size): add noise that depends on the other half, modulo size."""
+    z = (np.uint64(other) + key) * _GOLDEN + np.uint64(turn)
+    z = (z ^ (z >> np.uint64(32))) * _FIRST
+    z = (z ^ (z >> np.uint64(29))) >> np.uint64(32)
+    moved = half + np.int64((z * np.uint64(size)) >> np.uint64(32))
+    return moved - size if moved >= size else moved
+
+
+@serial
+def permuted(key, position, size):
+    """Where `position` goes in the random permutation of [0, size) that `key` names; size below 2**62.
+
+    A generalized Feistel cipher on a grid of about sqrt(size) x sqrt(size) cells (Black and Rogaway, "Ciphers with
+    arbitrary finite domains", CT-RSA 2002), walked until it lands inside: from each position to exactly one other.
+    """
+    rows = np.int64(math.ceil(math.sqrt(size)))
+    columns = (size + rows - 1) // rows
+    mixed = np.uint64(key)
+    value = np.int64(position)
+    while True:
+        row = value // columns
+        column = value - row * columns
+        for turn in range(0, _ROUNDS, 2):
+            row = _turn(mixed, turn, row, column, rows)
+            column = _turn(mixed, turn + 1, column, row, columns)
+        value = row * columns + column
+        if value < size:
+            return value
