@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numba import config, njit
 from numba.core import caching
@@ -60,7 +60,7 @@ class _UserWide(_StampedByPackage, caching.UserWideCacheLocator):
 
 
 class _KernelCacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [_UserProvided, _InTree, _UserWide]
+    _locator_classes: ClassVar[list[type]] = [_UserProvided, _InTree, _UserWide]
 
 
 class _KernelCache(caching.FunctionCache):

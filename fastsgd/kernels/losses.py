@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from fastsgd.kernels.jit import inlined, serial
 from fastsgd.kernels.matmul import Matrix
 from fastsgd.kernels.tile import never_inline
@@ -127,9 +129,26 @@ def loss_and_grad(loss, prediction, target, grad):
     """
     m, n = prediction.shape
     one = prediction.dtype.type(1)
-    grad[0, 0] = one
     z = Matrix(prediction.reshape(-1), 0, n, 1)
     t = Matrix(target.reshape(-1), 0, target.shape[1], 1)
     g = Matrix(grad.reshape(-1), 0, n, 1)
-    weight = Matrix(z.data[:1] * 0 + one, 0, 0, 0)
+    weight = Matrix(np.full(1, one), 0, 0, 1)
     return loss_rows(loss, z, t, weight, m, n, one / prediction.dtype.type(m), g) / m
+
+
+@serial
+def loss_sum(loss, prediction, target, weight, grad):
+    """Sum of the losses over the rows of 2-D arrays, weighted where `weight` (rows,) is not empty.
+
+    `grad`, of at least one row of `prediction`, is scratch.
+    """
+    m, n = prediction.shape
+    one = prediction.dtype.type(1)
+    z = Matrix(prediction.reshape(-1), 0, n, 1)
+    t = Matrix(target.reshape(-1), 0, target.shape[1], 1)
+    g = Matrix(grad.reshape(-1), 0, 0, 1)
+    if weight.size > 0:
+        w = Matrix(weight, 0, 1, 1)
+    else:
+        w = Matrix(np.full(1, one), 0, 0, 1)
+    return loss_rows(loss, z, t, w, m, n, one, g)

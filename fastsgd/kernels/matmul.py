@@ -15,7 +15,6 @@ from fastsgd.kernels.tile import (
     MOMENTUM,
     NESTEROV,
     RELU_GRAD,
-    STORE,
     TILE_ROWS,
     TILE_VECTORS,
     UPDATE,
@@ -88,7 +87,7 @@ _one_edge = make_tile(1, 1, masked=True)
 
 
 @intrinsic
-def _lanes(typing, data):  # type: ignore[no-untyped-def]
+def _lanes(typing, data):
     """Elements of `data` in one vector, known when compiling."""
     lanes = VECTOR_BYTES // (data.dtype.bitwidth // 8)
 

@@ -7,9 +7,11 @@ lie. A kernel (n_in, n_out) lies row by row, except that a layer of at most `NAR
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastsgd.kernels.jit import inlined, serial
 from fastsgd.kernels.matmul import Matrix
@@ -61,7 +63,9 @@ class Workspace(NamedTuple):
     one: np.ndarray
 
 
-def layer_table(sizes, activations, use_bias):
+def layer_table(
+    sizes: Sequence[int], activations: Sequence[int], use_bias: Sequence[bool]
+) -> tuple[NDArray[np.int64], int]:
     """Layer table of a dense network (int64), and the length of its parameter vector.
 
     Parameters

@@ -74,3 +74,12 @@ def permuted(key, position, size):
         value = row * columns + column
         if value < size:
             return value
+
+
+@serial
+def permutation(key, size):
+    """The whole random permutation of [0, size) that `key` names (int64)."""
+    out = np.empty(size, np.int64)
+    for i in range(size):
+        out[i] = permuted(key, i, size)
+    return out

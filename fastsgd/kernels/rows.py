@@ -79,12 +79,3 @@ def _gather(source, key, start, out):
 
 gather = parallel(_gather)
 gather_serial = serial_twin(_gather)
-
-
-@serial
-def permutation(key, size):
-    """The whole random permutation of [0, size) that `key` names (int64)."""
-    out = np.empty(size, np.int64)
-    for i in range(size):
-        out[i] = permuted(key, i, size)
-    return out

@@ -97,7 +97,9 @@ def _forward(network, workspace, x, first, m, raw):
     """Rows first to first + m of x through all layers; returns where the last layer's outputs are."""
     never_inline()
     if network.shift.size > 0:
-        _standardize(network, Matrix(x.data, x.start + first * x.row, x.row, 1), m, _inputs(network, workspace, x, first))
+        _standardize(
+            network, Matrix(x.data, x.start + first * x.row, x.row, 1), m, _inputs(network, workspace, x, first)
+        )
     a = _inputs(network, workspace, x, first)
     last = network.layers.shape[0] - 1
     for layer in range(last + 1):
@@ -191,7 +193,11 @@ def _weight_task(network, state, workspace, x, first, m, task):
         bias = Matrix(network.parameters, at, 0, 1)
         multiply(ones, delta, bias, workspace.one.size, row[N_OUT], m, _update(network, state, at, 0))
         return
-    a = _inputs(network, workspace, _rows_of(x, first), 0) if layer == 0 else _layer_rows(workspace, workspace.outputs, layer - 1, 0)
+    a = (
+        _inputs(network, workspace, _rows_of(x, first), 0)
+        if layer == 0
+        else _layer_rows(workspace, workspace.outputs, layer - 1, 0)
+    )
     kernel = kernel_matrix(network, layer)
     width = stop - start
     if row[TRANSPOSED]:

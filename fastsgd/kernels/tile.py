@@ -115,7 +115,9 @@ def _lane_mask(builder: Any, lanes: int, columns: Any) -> Any:
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, columns, _I32(0))
     zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
-    return builder.icmp_signed("<", ir.Constant(vector, list(range(lanes))), builder.shuffle_vector(first, undefined, zeros))
+    return builder.icmp_signed(
+        "<", ir.Constant(vector, list(range(lanes))), builder.shuffle_vector(first, undefined, zeros)
+    )
 
 
 def _emit_start(emit: _Emitter, vectors: int, mode: Any, aux: Any) -> tuple[list[Any], Any]:
@@ -251,7 +253,7 @@ def make_tile(rows: int, vectors: int, *, masked: bool = False) -> Any:
     """
 
     @intrinsic
-    def tile(typing, mode, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns):  # type: ignore[no-untyped-def]
+    def tile(typing, mode, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns):
         size = types.intp
         real = a.dtype
         signature = types.void(size, a, size, size, b, size, c, size, size, aux, size, real, real, size)
@@ -273,7 +275,7 @@ def make_tile(rows: int, vectors: int, *, masked: bool = False) -> Any:
 
 
 @intrinsic
-def pointer(typing, array, offset):  # type: ignore[no-untyped-def]
+def pointer(typing, array, offset):
     """Pointer to element `offset` of a contiguous array."""
     signature = types.CPointer(array.dtype)(array, types.intp)
 
@@ -286,7 +288,7 @@ def pointer(typing, array, offset):  # type: ignore[no-untyped-def]
 
 def _make_never_inline() -> Any:
     @intrinsic
-    def never_inline(typing):  # type: ignore[no-untyped-def]
+    def never_inline(typing):
         """Keep the calling function one function of its own: one copy to compile, and the same machine code, so the
         same bits, whoever calls it."""
 
@@ -307,7 +309,7 @@ never_inline = _make_never_inline()
 
 def _make_prefetch() -> Any:
     @intrinsic
-    def prefetch(typing, array, offset):  # type: ignore[no-untyped-def]
+    def prefetch(typing, array, offset):
         signature = types.void(array, types.intp)
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -5,8 +5,9 @@ Velocity as in Keras: ``v = momentum * v - learning_rate * grad``.
 
 from __future__ import annotations
 
-from fastsgd.kernels.jit import parallel, serial_twin
 from numba import prange
+
+from fastsgd.kernels.jit import parallel, serial_twin
 
 
 def _sgd_update(param, grad, learning_rate):

@@ -1,0 +1,113 @@
+"""Rows that are already in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastsgd.data.dataset import Dataset, Reader, Rows
+from fastsgd.errors import DataError
+
+
+def storage_dtype(dtype: np.dtype[np.generic], name: str) -> np.dtype[np.generic]:
+    """The dtype in which rows of `dtype` are held: native byte order; float16 as float32, bool as uint8.
+
+    Raises
+    ------
+    DataError
+        If it is no number of 8 to 64 bits.
+    """
+    if dtype.kind == "f" and dtype.itemsize == 2:
+        return np.dtype(np.float32)  # compiled code has no float16
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize in (4, 8)):
+        return dtype.newbyteorder("=")
+    what = "text or objects" if dtype.kind in "OSUT" else f"{dtype}"
+    raise DataError(f"{name} holds {what}; fastsgd reads integers, booleans and float16, float32 or float64")
+
+
+def _numbers(values: ArrayLike, name: str) -> NDArray[np.generic]:
+    array = np.asarray(values)
+    if array.ndim not in (1, 2):
+        raise DataError(f"{name} has shape {array.shape}; it has one axis, or two: (rows, columns)")
+    dtype = storage_dtype(array.dtype, name)
+    return np.ascontiguousarray(array.reshape(len(array), -1), dtype)
+
+
+class ArrayDataset(Dataset):
+    """Features, targets and weights in arrays.
+
+    Parameters
+    ----------
+    x : array (rows,) or (rows, n_features)
+    y : array (rows,) or (rows, n_targets), optional
+    weight : array (rows,), optional
+        How much each row counts.
+
+    Raises
+    ------
+    DataError
+        If the lengths differ, an array is empty, or its values are no numbers.
+    """
+
+    def __init__(self, x: ArrayLike, y: ArrayLike | None = None, *, weight: ArrayLike | None = None) -> None:
+        self._x = _numbers(x, "x")
+        self._y = None if y is None else _numbers(y, "y")
+        self._weight = None if weight is None else _numbers(weight, "weight")
+        if len(self._x) == 0 or self._x.shape[1] == 0:
+            raise DataError(f"x has shape {np.asarray(x).shape}; it needs at least one row and one column")
+        for name, part in (("y", self._y), ("weight", self._weight)):
+            if part is not None and len(part) != len(self._x):
+                raise DataError(f"x has {len(self._x)} rows, {name} has {len(part)}; they need the same number")
+        if self._weight is not None and self._weight.shape[1] != 1:
+            raise DataError(f"weight has shape {np.asarray(weight).shape}; it has one value a row")
+        self.n_features = self._x.shape[1]
+        self.n_targets = 0 if self._y is None else self._y.shape[1]
+        self.dtype = self._x.dtype
+        self.target_dtype = None if self._y is None else self._y.dtype
+        self.weight_dtype = None if self._weight is None else self._weight.dtype
+        self.chunk_rows = max(1, (1 << 20) // max(1, self.row_bytes))
+        self._spans = np.array([[0, len(self._x)]], np.int64)
+
+    @property
+    def x(self) -> NDArray[np.generic]:
+        """The features (rows, n_features)."""
+        return self._part(self._x)
+
+    @property
+    def y(self) -> NDArray[np.generic] | None:
+        """The targets (rows, n_targets), or None."""
+        return None if self._y is None else self._part(self._y)
+
+    @property
+    def weight(self) -> NDArray[np.generic] | None:
+        """The weights (rows, 1), or None."""
+        return None if self._weight is None else self._part(self._weight)
+
+    def _part(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        if len(self._spans) == 1:
+            return array[self._spans[0, 0] : self._spans[0, 1]]
+        return np.concatenate([array[start:stop] for start, stop in self._spans.tolist()])
+
+    def _name(self) -> str:
+        return "the arrays"
+
+    @contextmanager
+    def open(self) -> Iterator[Reader]:
+        yield self
+
+    def read(self, start: int, stop: int) -> Rows:
+        """Rows start to stop, as views."""
+        y = None if self._y is None else self._y[start:stop]
+        weight = None if self._weight is None else self._weight[start:stop]
+        return Rows(self._x[start:stop], y, weight)
+
+    def _files(self) -> NDArray[np.int64]:
+        return np.array([0, len(self._x)], np.int64)
+
+    def locate(self, part: str, row: int, column: int) -> str:
+        return f"{part}[{row}, {column}]"

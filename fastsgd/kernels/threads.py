@@ -1,0 +1,43 @@
+"""When a step is worth several threads, and the one door to parallel code."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numba
+
+# Floating-point operations in a parallel region below which starting and joining the threads costs more than it gives.
+# On two cores the seed network (27.5 thousand a row) was faster on one thread up to batches of about 64 rows.
+WORK_WORTH_THREADS = 2_000_000
+
+# Numba's workqueue layer aborts the process when two Python threads run parallel code at once.
+_DOOR = threading.Lock()
+
+
+def worth_threads(work: float, threads: int) -> bool:
+    """Whether a step of `work` floating-point operations gains from `threads` threads."""
+    return threads > 1 and work >= WORK_WORTH_THREADS
+
+
+def available_threads(threads: int | None) -> int:
+    """The number of threads to use: `threads`, or all that the process may run on."""
+    most = int(numba.config.NUMBA_NUM_THREADS)
+    if threads is None:
+        return most
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads is {threads!r}; it is a whole number from 1 on, or None for all {most}")
+    return min(threads, most)
+
+
+@contextmanager
+def parallel_region(threads: int) -> Iterator[None]:
+    """Run parallel kernels on `threads` threads, one caller at a time, and leave the setting as it was."""
+    with _DOOR:
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)

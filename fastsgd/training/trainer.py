@@ -1,0 +1,334 @@
+"""The trainer: for each epoch, for each slab of batches, one kernel call."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastsgd.data import ArrayDataset, Dataset
+from fastsgd.data.loader import Loader
+from fastsgd.errors import DataError, ModelError, NonFiniteError
+from fastsgd.model import Sequential
+from fastsgd.model.layers import whole_number
+from fastsgd.training.history import History
+from fastsgd.training.losses import find_loss, target_check, target_columns
+from fastsgd.training.metrics import find_metrics, finished
+from fastsgd.training.optimizers import SGD
+from fastsgd.training.progress import Progress, make_progress
+
+Data = Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
+
+# A slab is at most about a tenth of a second of work on a slow core, so that signals and progress stay live.
+_SLAB_WORK = 2e9
+_EVALUATION_BATCH = 8192
+
+
+def as_dataset(data: Data, what: str) -> Dataset:
+    """A dataset, or one of (x, y) or (x, y, weight).
+
+    Raises
+    ------
+    DataError
+        If it is neither, or has no target.
+    """
+    if isinstance(data, (tuple, list)) and len(data) in (2, 3):
+        return ArrayDataset(data[0], data[1], weight=data[2] if len(data) == 3 else None)
+    if not isinstance(data, Dataset):
+        raise DataError(f"{what} is {type(data).__name__}; it is a dataset, (x, y) or (x, y, weight)")
+    if data.target_dtype is None:
+        raise DataError(f"{what} has no target: name one, as in HDF5Dataset(path, features='X', target='y')")
+    return data
+
+
+class Trainer:
+    """Trains a model.
+
+    Parameters
+    ----------
+    model : Sequential
+    optimizer : SGD
+    loss : str
+        "mse", "mae", "binary_crossentropy" or "sparse_categorical_crossentropy". A last layer with "sigmoid" or
+        "softmax" under its cross-entropy is merged into it; with "linear", the outputs are taken as logits.
+    metrics : sequence of str
+        Also computed by `evaluate` and on validation data: "mse", "mae", "rmse", "accuracy".
+    threads : int, optional
+        All that the process may use, if not given. The results are the same bits for any number.
+
+    Raises
+    ------
+    ModelError
+        If loss, metrics and model do not go together.
+    """
+
+    def __init__(
+        self,
+        model: Sequential,
+        optimizer: SGD,
+        loss: str,
+        *,
+        metrics: Sequence[str] = (),
+        threads: int | None = None,
+    ) -> None:
+        if not isinstance(model, Sequential):
+            raise ModelError(f"Trainer: model is {type(model).__name__}; it is a Sequential")
+        if not isinstance(optimizer, SGD):
+            raise ModelError(f"Trainer: optimizer is {optimizer!r}; it is an SGD(...)")
+        self.model = model
+        self.optimizer = optimizer
+        self.loss = find_loss(loss, model)
+        self.metrics = find_metrics(tuple(metrics) if not isinstance(metrics, str) else metrics, self.loss)
+        self.threads = threads if threads is None else whole_number(threads, "Trainer: threads")
+        self.steps = 0
+        self._state: Any = None
+        self._none = np.empty(0, model.dtype)
+
+    @property
+    def optimizer_state(self) -> Any:
+        """The NamedTuple of arrays that `fastsgd.kernels.train_batch` takes beside the network."""
+        from fastsgd.kernels.network import make_optimizer_state
+
+        if self._state is None:
+            optimizer = self.optimizer
+            self._state = make_optimizer_state(
+                self.model.network, self.loss.code, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov
+            )
+        return self._state
+
+    def fit(
+        self,
+        dataset: Data,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        validation: Data | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        memory: int | str | None = None,
+        initial_epoch: int = 0,
+        progress: bool | Literal["auto"] | Progress = "auto",
+    ) -> History:
+        """Train.
+
+        Parameters
+        ----------
+        dataset : dataset, (x, y) or (x, y, weight)
+        epochs : int
+            Passes over the data.
+        batch_size : int
+            Rows of a step; the last step of an epoch takes what is left.
+        validation : likewise, optional
+            Evaluated after each epoch.
+        shuffle : bool
+            Whether each epoch has a random order of its own, fixed by `seed`, the epoch's number and `memory`.
+        seed : int
+        memory : int or str, optional
+            Budget for data in bytes, or like "512MB"; 1 GB if not given. Data that fit are read once and stay.
+        initial_epoch : int
+            The number of the first epoch, where an earlier run is gone on with.
+        progress : bool or "auto"
+            "auto" shows a bar on a terminal and nothing elsewhere; True shows a line an epoch elsewhere.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        DataError
+            If the data do not go with the model, or hold a value that is no number or no class.
+        MemoryBudgetError
+            If `memory` is too small; names the least that works.
+        NonFiniteError
+            If the loss stops being finite. The parameters are then those of the last whole epoch.
+        """
+        train = as_dataset(dataset, "the training data")
+        held_out = None if validation is None else as_dataset(validation, "the validation data")
+        first, last = whole_number(initial_epoch, "fit: initial_epoch", 0), whole_number(epochs, "fit: epochs", 0)
+        self._prepare(train)
+        if held_out is not None:
+            self._require_fit(held_out)
+        loader = self._loader(train, batch_size, memory=memory, seed=seed, shuffle=shuffle)
+        history = History()
+        display = make_progress(progress)
+        try:
+            display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
+            if self.model.needs_standardization:
+                self.model.learn_standardization(train, memory=loader.plan.budget)
+            for epoch in range(first, first + last):
+                display.start_epoch(epoch, first + last, train.n_rows)
+                record = self._epoch(loader, epoch, min(int(batch_size), train.n_rows), display)
+                if held_out is not None:
+                    found = self._evaluate(held_out, loader.plan.budget)
+                    record |= {f"val_{name}": value for name, value in found.items()}
+                history.epochs.append(_ordered(record))
+                display.end_epoch(history.epochs[-1])
+        finally:
+            display.close()
+        return history
+
+    def _epoch(self, loader: Loader, epoch: int, batch_size: int, display: Progress) -> dict[str, Any]:
+        began, waited = time.perf_counter(), loader.waited
+        before = self.model.network.parameters.copy()
+        total, rows = 0.0, 0
+        with contextlib.closing(loader.epoch(epoch)) as slabs:  # type: ignore[type-var]
+            for slab in slabs:
+                losses = self._train(slab.x, slab.y, slab.weight, batch_size)
+                self._require_finite(losses, epoch, rows // batch_size, before)
+                counts = np.full(len(losses), batch_size)
+                counts[-1] = len(slab.x) - batch_size * (len(losses) - 1)
+                here = float(losses @ counts)
+                total += here
+                rows += len(slab.x)
+                display.advance(len(slab.x), here / len(slab.x))
+        seconds = time.perf_counter() - began
+        return {
+            "epoch": epoch,
+            "loss": total / rows,
+            "seconds": seconds,
+            "rows_per_second": rows / seconds,
+            "waited": loader.waited - waited,
+        }
+
+    def _require_finite(
+        self, losses: NDArray[np.float64], epoch: int, batch: int, before: NDArray[np.floating]
+    ) -> None:
+        if np.isfinite(losses).all():
+            return
+        at = int(np.isfinite(losses).argmin())
+        self.model.network.parameters[:] = before
+        if self._state is not None:
+            self._state.velocity[:] = 0
+        raise NonFiniteError(
+            f"the loss is {losses[at]} in epoch {epoch + 1}, batch {batch + at + 1}: the steps are too large. Lower "
+            f"the learning rate (it is {self.optimizer.learning_rate:g}), or bring the inputs to a like scale with "
+            "Standardize() as the first layer. The parameters are as they were before this epoch"
+        )
+
+    def _prepare(self, dataset: Dataset) -> None:
+        self.model.build(dataset.n_features)
+        self._require_fit(dataset)
+
+    def _require_fit(self, dataset: Dataset) -> None:
+        """Raise DataError unless a dataset has the columns that model and loss take."""
+        self.model._require_features(dataset.n_features)
+        wanted = target_columns(self.loss, self.model)
+        if dataset.n_targets != wanted:
+            raise DataError(
+                f"the target has {dataset.n_targets} columns; loss {self.loss.name!r} with "
+                f"{self.model.n_outputs} outputs takes {wanted}"
+            )
+
+    def _loader(self, dataset: Dataset, batch_size: int, **options: Any) -> Loader:
+        return Loader(
+            dataset,
+            batch_size=batch_size,
+            dtype=self.model.dtype,
+            check_target=target_check(self.loss, self.model),
+            slab_limit=max(1, int(_SLAB_WORK / self.model.work_per_row)),
+            **options,
+        )
+
+    def _train(
+        self, x: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], batch_size: int
+    ) -> NDArray[np.float64]:
+        """One step for each batch of a slab; the mean loss of each."""
+        from fastsgd.kernels.step import train_slab, train_slab_serial
+        from fastsgd.kernels.threads import available_threads, parallel_region, worth_threads
+
+        model, losses = self.model, np.empty(-(-len(x) // batch_size))
+        threads = available_threads(self.threads)
+        arguments = (model.network, self.optimizer_state, model.workspace(batch_size), x, y, weight, batch_size, losses)
+        if worth_threads(model.work_per_row * min(batch_size, len(x)), threads):
+            with parallel_region(threads):
+                train_slab(*arguments)
+        else:
+            train_slab_serial(*arguments)
+        self.steps += len(losses)
+        return losses
+
+    def train_batch(self, x: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
+        """Take one step on a batch.
+
+        Parameters
+        ----------
+        x : array (rows, n_features)
+        y : array (rows, n_targets) or (rows,)
+        weight : array (rows,), optional
+
+        Returns
+        -------
+        float
+            Mean loss over the rows, before the step.
+
+        Raises
+        ------
+        DataError
+            If the shapes do not go with the model.
+        NonFiniteError
+            If the loss is not finite; no step is then kept.
+        """
+        batch = ArrayDataset(x, y, weight=weight)
+        self._prepare(batch)
+        if self.model.needs_standardization:
+            self.model.learn_standardization(batch)
+        dtype = self.model.dtype
+        weights = self._none if batch.weight is None else batch.weight[:, 0].astype(dtype)
+        check = target_check(self.loss, self.model)
+        assert batch.y is not None
+        wrong = None if check is None else check(batch.y)
+        if wrong is not None:
+            raise DataError(f"{batch.locate('y', wrong[0], 0)}: {wrong[1]}")
+        before = self.model.network.parameters.copy()
+        losses = self._train(batch.x.astype(dtype, copy=False), batch.y.astype(dtype, copy=False), weights, len(batch))
+        self._require_finite(losses, 0, self.steps - 1, before)
+        return float(losses[0])
+
+    def evaluate(self, dataset: Data, *, memory: int | str | None = None) -> dict[str, float]:
+        """Loss and metrics over a dataset, which is streamed.
+
+        Parameters
+        ----------
+        dataset : dataset, (x, y) or (x, y, weight)
+        memory : int or str, optional
+            Budget for data.
+
+        Returns
+        -------
+        dict
+            "loss", and each metric by name: means over the rows.
+        """
+        data = as_dataset(dataset, "the data")
+        self._prepare(data)
+        return self._evaluate(data, memory)
+
+    def _evaluate(self, dataset: Dataset, memory: int | str | None) -> dict[str, float]:
+        from fastsgd.kernels.losses import loss_sum
+
+        model = self.model
+        batch = min(_EVALUATION_BATCH, dataset.n_rows)
+        loader = self._loader(dataset, batch, memory=memory, shuffle=False)
+        sums = dict.fromkeys(["loss", *self.metrics], 0.0)
+        grad = np.empty((1, model.n_outputs), model.dtype)
+        with contextlib.closing(loader.epoch()) as slabs:  # type: ignore[type-var]
+            for slab in slabs:
+                raw = model.predict(slab.x, batch_size=batch, raw=self.loss.merged, threads=self.threads)
+                sums["loss"] += float(loss_sum(self.loss.code, raw, slab.y, slab.weight, grad))
+                if self.metrics:
+                    outputs = (
+                        raw if not self.loss.merged else model.predict(slab.x, batch_size=batch, threads=self.threads)
+                    )
+                    for name, metric in self.metrics.items():
+                        sums[name] += float(metric(outputs, slab.y).sum())
+        return {name: finished(name, total / dataset.n_rows) for name, total in sums.items()}
+
+
+def _ordered(record: dict[str, Any]) -> dict[str, Any]:
+    """The figures first that a reader looks for first."""
+    late = ("seconds", "rows_per_second", "waited")
+    return {key: value for key, value in record.items() if key not in late} | {key: record[key] for key in late}
