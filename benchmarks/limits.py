@@ -1,0 +1,139 @@
+"""The limits of this machine: the rate of float32 multiply-adds and of reading memory. As a script, prints JSON.
+
+Measured for one thread and for all; each figure is the best of several runs, since anything else running only slows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastsgd.kernels.tile import VECTOR_BYTES
+
+LANES = VECTOR_BYTES // 4
+# A chain waits four cycles for each of its multiply-adds, and two or more start in a cycle. Sixteen vector registers hold
+# 12 chains and the two constants; machines with vectors of 64 bytes, and ARM ones, have thirty-two.
+CHAINS = 12 if VECTOR_BYTES == 32 else 24
+READ_BYTES = 512 * 2**20  # well past any cache
+REPEATS = 7
+
+
+@intrinsic
+def _multiply_add_loop(_typing: Any, n: Any) -> Any:
+    """n rounds of one multiply-add in each of CHAINS vectors; returns something that depends on all."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        (rounds,) = arguments
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        # fmuladd is one instruction where the machine has it, and two where it has not, never a call.
+        fmuladd = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{LANES}f32"
+        )
+        before = builder.block
+        loop = builder.append_basic_block("loop")
+        after = builder.append_basic_block("after")
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        count = builder.phi(rounds.type)
+        count.add_incoming(rounds.type(0), before)
+        chains = [builder.phi(vector) for _ in range(CHAINS)]
+        for i, chain in enumerate(chains):
+            chain.add_incoming(ir.Constant(vector, [1.0 + i] * LANES), before)
+        factor = ir.Constant(vector, [0.999] * LANES)
+        addend = ir.Constant(vector, [0.001] * LANES)
+        advanced = [builder.call(fmuladd, [chain, factor, addend]) for chain in chains]
+        for chain, value in zip(chains, advanced, strict=True):
+            chain.add_incoming(value, loop)
+        counted = builder.add(count, rounds.type(1))
+        count.add_incoming(counted, loop)
+        builder.cbranch(builder.icmp_signed("<", counted, rounds), loop, after)
+
+        builder.position_at_end(after)
+        total = advanced[0]
+        for value in advanced[1:]:
+            total = builder.fadd(total, value)
+        return builder.extract_element(total, ir.IntType(32)(0))
+
+    return types.float32(types.intp), codegen
+
+
+# Not the presets of fastsgd's kernels: their fast-math could rearrange the chains.
+@njit(nogil=True)
+def _multiply_add(n: int) -> float:
+    result: float = _multiply_add_loop(n)
+    return result
+
+
+@njit(nogil=True, fastmath={"reassoc"})
+def _read(values: Any) -> float:
+    total = np.float32(0)
+    for i in range(values.size):
+        total += values[i]
+    return total  # type: ignore[no-any-return]
+
+
+def _best_seconds(calls: list[Callable[[], object]]) -> float:
+    """The shortest time in which all calls are done, each on a thread of its own."""
+    best = float("inf")
+    for _ in range(REPEATS):
+        threads = [threading.Thread(target=call) for call in calls]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+@lru_cache
+def multiply_add_rate(threads: int) -> float:
+    """Float32 operations a second, two for each multiply-add, with vectors as long as fastsgd uses them."""
+    _multiply_add(1)
+    begin = time.perf_counter()
+    _multiply_add(1_000_000)
+    rounds = int(1_000_000 * 0.1 / (time.perf_counter() - begin))  # a tenth of a second
+    seconds = _best_seconds([lambda: _multiply_add(rounds)] * threads)
+    return 2 * LANES * CHAINS * rounds * threads / seconds
+
+
+@lru_cache
+def read_rate(threads: int) -> float:
+    """Bytes of memory read a second."""
+    values = np.ones(READ_BYTES // 4, np.float32)
+    _read(values[:8])
+    parts = np.array_split(values, threads)
+    return values.nbytes / _best_seconds([lambda part=part: _read(part) for part in parts])  # type: ignore[misc]
+
+
+def limits(*counts: int) -> dict[str, Any]:
+    """Both rates for each number of threads, by default one and all.
+
+    Returns
+    -------
+    dict
+        ``vector_bytes``, and ``multiply_add_gflops`` and ``read_gbytes`` as dicts by number of threads (a string, for
+        JSON), in 1e9 a second.
+    """
+    counts = counts or tuple(sorted({1, len(os.sched_getaffinity(0))}))
+    return {
+        "vector_bytes": VECTOR_BYTES,
+        "multiply_add_gflops": {str(n): round(multiply_add_rate(n) / 1e9, 1) for n in counts},
+        "read_gbytes": {str(n): round(read_rate(n) / 1e9, 2) for n in counts},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(limits(), indent=2))
