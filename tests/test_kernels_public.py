@@ -1,0 +1,184 @@
+"""Kernels from a user's own `@njit` code, and the cache that never answers with old code."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import naive
+import numpy as np
+import pytest
+from numba import njit, prange
+
+import fastsgd as fs
+from fastsgd import kernels
+
+NAMES = {kernels.LINEAR: "linear", kernels.RELU: "relu", kernels.TANH: "tanh", kernels.SIGMOID: "sigmoid"}
+PACKAGE = Path(fs.__file__).parent
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("forward", "backward"),
+    [
+        (kernels.dense_forward, kernels.dense_backward),
+        (kernels.dense_forward_serial, kernels.dense_backward_serial),
+    ],
+)
+def test_dense_layer(forward, backward, dtype):
+    rng = np.random.default_rng(0)
+    tolerance = 1e-4 if dtype == np.float32 else 1e-11
+    for (rows, n_in, n_out), code in zip(
+        [(1, 1, 1), (50, 10, 7), (33, 17, 64), (130, 3, 2), (7, 70, 33)], [*NAMES, kernels.SOFTMAX], strict=True
+    ):
+        name = NAMES.get(code, "softmax")
+        x, weight, bias, grad = (
+            rng.standard_normal(shape).astype(dtype) for shape in ((rows, n_in), (n_in, n_out), (n_out,), (rows, n_out))
+        )
+        out, before = np.empty((rows, n_out), dtype), x.astype(float) @ weight + bias
+        forward(x, weight, bias, code, out)
+        np.testing.assert_allclose(out, naive.activation(name, before), rtol=tolerance, atol=tolerance)
+        wanted = naive.activation_grad(name, before, grad.astype(float))
+        for grad_x in (np.empty_like(x), np.empty((0, 0), dtype)):
+            grad_out, grad_weight, grad_bias = grad.copy(), np.empty_like(weight), np.empty_like(bias)
+            backward(x, weight, out, code, grad_out, grad_x, grad_weight, grad_bias)
+            np.testing.assert_allclose(grad_out, wanted, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(grad_weight, x.T.astype(float) @ wanted, rtol=tolerance, atol=tolerance * 9)
+            np.testing.assert_allclose(grad_bias, wanted.sum(axis=0), rtol=tolerance, atol=tolerance * 9)
+            if grad_x.size:
+                np.testing.assert_allclose(grad_x, wanted @ weight.T, rtol=tolerance, atol=tolerance * 9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_losses(dtype):
+    rng = np.random.default_rng(0)
+    losses = {
+        "mse": kernels.MSE,
+        "mae": kernels.MAE,
+        "binary_crossentropy": kernels.BINARY_CROSSENTROPY,
+        "sparse_categorical_crossentropy": kernels.SPARSE_CATEGORICAL_CROSSENTROPY,
+    }
+    for name, code in losses.items():
+        for scale in (1, 30, 300):
+            z = (rng.standard_normal((9, 4)) * scale).astype(dtype)
+            y = rng.integers(0, 4, (9, 1)) if name.startswith("sparse") else rng.random((9, 4)).round()
+            grad = np.empty_like(z)
+            found = kernels.loss_and_grad(code, z, y.astype(dtype), grad)
+            assert found == pytest.approx(naive.row_losses(name, z.astype(float), y).mean(), rel=1e-5)
+            with np.errstate(over="ignore"):
+                wanted = naive.row_loss_grads(name, z.astype(float), y) / 9
+            np.testing.assert_allclose(grad, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("suffix", ["", "_serial"])
+def test_updates(suffix):
+    rng = np.random.default_rng(0)
+    param, grad, velocity = rng.standard_normal((3, 1001))
+    for name, momentum in (("sgd_update", 0.0), ("momentum_update", 0.9), ("nesterov_update", 0.9)):
+        update = getattr(kernels, name + suffix)
+        found, kept = param.copy(), velocity.copy()
+        if momentum:
+            update(found, grad, kept, 0.1, momentum)
+            v = momentum * velocity - 0.1 * grad
+            wanted = param + (momentum * v - 0.1 * grad if name.startswith("nesterov") else v)
+            np.testing.assert_allclose(kept, v, rtol=1e-12)
+        else:
+            update(found, grad, 0.1)
+            wanted = param - 0.1 * grad
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+@njit
+def train_until(network, state, workspace, x, y, goal):
+    """A user's own loop."""
+    for epoch in range(1000):
+        if kernels.train_batches(network, state, workspace, x, y, 25) < goal:
+            return epoch
+    return -1
+
+
+@njit(parallel=True)
+def ensemble(networks, workspaces, x, outs):
+    """A user's own prange over serial twins."""
+    for i in prange(len(networks)):
+        kernels.predict_serial(networks[i], x, workspaces[i], outs[i])
+
+
+def test_training_and_prediction_inside_a_users_njit_code():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100, 3)).astype(np.float32)
+    y = (x[:, :1] - x[:, 1:2]).astype(np.float32)
+    model = fs.Sequential([fs.Dense(16, "tanh"), fs.Dense(1)], input_dim=3)
+    state = kernels.make_optimizer_state(model.network, kernels.MSE, 0.1, 0.9, True)
+    epochs = train_until(model.network, state, kernels.make_workspace(model.network, 25), x, y, 1e-4)
+    assert 0 < epochs < 1000
+    assert fs.Trainer(model, fs.SGD(), "mse").evaluate((x, y))["loss"] < 1e-3
+    models = tuple(fs.Sequential([fs.Dense(16, "tanh"), fs.Dense(1)], input_dim=3, seed=seed) for seed in range(3))
+    outs = np.empty((3, 100, 1), np.float32)
+    networks = tuple(model.network for model in models)
+    ensemble(networks, tuple(kernels.make_workspace(network, 100) for network in networks), x, outs)
+    for model, out in zip(models, outs, strict=True):
+        np.testing.assert_array_equal(out, model.predict(x))
+
+
+_USER_MODULE = """
+import numpy as np
+from numba import njit
+import fastsgd as fs
+from fastsgd import kernels
+
+@njit(cache=True)
+def fit(network, state, workspace, x, y):
+    return kernels.train_batches_serial(network, state, workspace, x, y, 10)
+
+model = fs.Sequential([fs.Dense(4, "relu"), fs.Dense(1)], input_dim=2)
+x = np.linspace(-1, 1, 60).astype("f4").reshape(30, 2)
+state = kernels.make_optimizer_state(model.network, kernels.MSE, 0.1, 0.0, False)
+loss = fit(model.network, state, kernels.make_workspace(model.network, 10), x, x[:, :1].copy())
+print(repr(loss), sum(fit.stats.cache_hits.values()))
+"""
+
+
+def test_a_users_cached_function_is_answered_from_its_cache(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(_USER_MODULE)
+    runs = [
+        subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    ]
+    assert runs[0][0] == runs[1][0]
+    assert [hits for _, hits in runs] == ["0", "1"]
+
+
+_CALLER = """
+import sys
+import numpy as np
+from fastsgd.kernels import dense_forward_serial, TANH
+out = np.empty((1, 1))
+dense_forward_serial(np.ones((1, 1)), np.ones((1, 1)), np.zeros(1), TANH, out)
+print(out[0, 0], sum(dense_forward_serial.stats.cache_hits.values()))
+"""
+
+
+def test_an_edited_kernel_is_never_answered_from_a_stale_cache(tmp_path):
+    """dense.py calls activations.py; an edit of the second must reach the cached code of the first."""
+    shutil.copytree(PACKAGE, tmp_path / "fastsgd", ignore=shutil.ignore_patterns("__pycache__", "*.h5"))
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+
+    def call():
+        done = subprocess.run(
+            [sys.executable, "-c", _CALLER], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        value, hits = done.stdout.split()
+        return float(value), int(hits)
+
+    assert call() == (pytest.approx(np.tanh(1)), 0)
+    assert call() == (pytest.approx(np.tanh(1)), 1), "an unchanged kernel comes from the cache"
+    edited = tmp_path / "fastsgd" / "kernels" / "activations.py"
+    source = edited.read_text()
+    changed = re.sub(r"row\[j\] = math\.tanh\(row\[j\]\)", "row[j] = 2 * math.tanh(row[j])", source)
+    assert changed != source
+    edited.write_text(changed)
+    assert call() == (pytest.approx(2 * np.tanh(1)), 0)
