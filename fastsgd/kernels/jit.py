@@ -106,3 +106,14 @@ def serial_twin(function: Callable[..., Any]) -> Any:
     twin.__doc__ = function.__doc__
     twin.__module__ = function.__module__
     return serial(twin)
+
+
+def must_compile(dispatcher: Any) -> str | None:
+    """Where the machine code of a kernel will be kept, if it has to be compiled first; None if it is there already."""
+    if config.DISABLE_JIT or dispatcher.signatures:
+        return None
+    if isinstance(dispatcher._cache, caching.NullCache):
+        return "this process alone, as no cache folder can be written to: set NUMBA_CACHE_DIR to one"
+    if dispatcher._cache._cache_file._load_index():
+        return None
+    return str(dispatcher._cache.cache_path)

@@ -147,6 +147,8 @@ class Trainer:
         NonFiniteError
             If the loss stops being finite. The parameters are then those of the last whole epoch.
         """
+        from fastsgd.kernels.jit import must_compile
+
         train = as_dataset(dataset, "the training data")
         held_out = None if validation is None else as_dataset(validation, "the validation data")
         first, last = whole_number(initial_epoch, "fit: initial_epoch", 0), whole_number(epochs, "fit: epochs", 0)
@@ -158,6 +160,9 @@ class Trainer:
         display = make_progress(progress)
         try:
             display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
+            kept = must_compile(self._kernel(min(int(batch_size), train.n_rows)))
+            if kept is not None:
+                display.plan(f"compiling the kernels, which takes about half a minute and happens once; kept in {kept}")
             if self.model.needs_standardization:
                 self.model.learn_standardization(train, memory=loader.plan.budget)
             for epoch in range(first, first + last):
@@ -234,21 +239,29 @@ class Trainer:
             **options,
         )
 
+    def _kernel(self, batch_size: int) -> Any:
+        """The training kernel for this model and batch size: parallel where a step is worth it."""
+        from fastsgd.kernels.step import train_slab, train_slab_serial
+        from fastsgd.kernels.threads import available_threads, worth_threads
+
+        work = self.model.work_per_row * batch_size
+        return train_slab if worth_threads(work, available_threads(self.threads)) else train_slab_serial
+
     def _train(
         self, x: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], batch_size: int
     ) -> NDArray[np.float64]:
         """One step for each batch of a slab; the mean loss of each."""
-        from fastsgd.kernels.step import train_slab, train_slab_serial
-        from fastsgd.kernels.threads import available_threads, parallel_region, worth_threads
+        from fastsgd.kernels.step import train_slab
+        from fastsgd.kernels.threads import available_threads, parallel_region
 
         model, losses = self.model, np.empty(-(-len(x) // batch_size))
-        threads = available_threads(self.threads)
         arguments = (model.network, self.optimizer_state, model.workspace(batch_size), x, y, weight, batch_size, losses)
-        if worth_threads(model.work_per_row * min(batch_size, len(x)), threads):
-            with parallel_region(threads):
-                train_slab(*arguments)
+        kernel = self._kernel(min(batch_size, len(x)))
+        if kernel is train_slab:
+            with parallel_region(available_threads(self.threads)):
+                kernel(*arguments)
         else:
-            train_slab_serial(*arguments)
+            kernel(*arguments)
         self.steps += len(losses)
         return losses
 

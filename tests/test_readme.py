@@ -1,0 +1,82 @@
+"""The README's examples run, in the order a reader meets them."""
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+import fastsgd as fs
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+API_EXAMPLE = """import fastsgd as fs
+
+model = fs.Sequential([
+    fs.Dense(64, activation="relu"),
+    fs.Dense(64, activation="relu"),
+    fs.Dense(1),
+])
+optimizer = fs.SGD(learning_rate=0.01)
+train_dataset = fs.HDF5Dataset("train.h5", features="X", target="y")
+trainer = fs.Trainer(model, optimizer, loss="mse")
+
+history = trainer.fit(train_dataset, epochs=10, batch_size=256)      # the whole job
+
+for x_batch, y_batch in train_dataset.batches(256, seed=0):          # or the explicit loop
+    loss_value = trainer.train_batch(x_batch, y_batch)
+"""
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def write_table(path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3000, 10)).astype("f4")
+    with h5py.File(path, "w") as file:
+        file["X"], file["y"] = x, x[:, :1] * 0.5 + x[:, 1:2]
+
+
+def test_python_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table("train.h5")
+    examples = blocks("python")
+    assert examples[0] == API_EXAMPLE
+    names = {}
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), names)
+    assert len(names["history"].epochs) == 10
+    assert names["history"].epochs[-1]["loss"] < 0.1 * names["history"].epochs[0]["loss"]
+    assert names["loss_value"] < 0.05
+    assert names["prediction"].shape == (3000, 1)
+    x = np.random.default_rng(1).standard_normal((512, 10)).astype("f4")
+    y = np.ascontiguousarray(x[:, :1] * 0.5 + x[:, 1:2])
+    assert names["train_until"](names["model"].network, names["state"], names["workspace"], x, y, 1e-3) >= 0
+
+
+def test_command_line_example(tmp_path, monkeypatch):
+    from fastsgd.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    write_table("train.h5")
+    commands = [line.split()[1:] for line in blocks("sh")[1].splitlines()]
+    assert [command[0] for command in commands] == ["inspect", "train", "plot", "evaluate", "predict"]
+    for command in commands:
+        assert run([word.strip("'") for word in command]) == 0, command
+    assert {path.name for path in Path("run").iterdir()} == {
+        "model.safetensors",
+        "history.csv",
+        "run.json",
+        "learning_curve.png",
+    }
+    assert len(Path("predictions.csv").read_text().splitlines()) == 3001
+    assert fs.load_model("run/model.safetensors").input_dim == 10
+
+
+def test_the_first_screen_names_both_commands():
+    first = README.splitlines()[:20]
+    assert any(line.startswith("scripts/quickstart") for line in first)
+    assert any(line.startswith("scripts/test") for line in first)
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("exec scripts/test")
