@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from numba.extending import intrinsic
 from fastsgd.kernels.tile import VECTOR_BYTES
 
 LANES = VECTOR_BYTES // 4
-# A chain waits four cycles for each of its multiply-adds, and two or more start in a cycle. Sixteen vector registers hold
-# 12 chains and the two constants; machines with vectors of 64 bytes, and ARM ones, have thirty-two.
+# A chain waits four cycles for each of its multiply-adds, and two or more start in a cycle. Sixteen vector registers
+# hold 12 chains and the two constants; machines with vectors of 64 bytes, and ARM ones, have thirty-two.
 CHAINS = 12 if VECTOR_BYTES == 32 else 24
 READ_BYTES = 512 * 2**20  # well past any cache
 REPEATS = 7
@@ -71,17 +70,16 @@ def _multiply_add_loop(_typing: Any, n: Any) -> Any:
 
 # Not the presets of fastsgd's kernels: their fast-math could rearrange the chains.
 @njit(nogil=True)
-def _multiply_add(n: int) -> float:
-    result: float = _multiply_add_loop(n)
-    return result
+def _multiply_add(n: Any) -> Any:
+    return _multiply_add_loop(n)
 
 
 @njit(nogil=True, fastmath={"reassoc"})
-def _read(values: Any) -> float:
+def _read(values: Any) -> Any:
     total = np.float32(0)
     for i in range(values.size):
         total += values[i]
-    return total  # type: ignore[no-any-return]
+    return total
 
 
 def _best_seconds(calls: list[Callable[[], object]]) -> float:
@@ -98,7 +96,6 @@ def _best_seconds(calls: list[Callable[[], object]]) -> float:
     return best
 
 
-@lru_cache
 def multiply_add_rate(threads: int) -> float:
     """Float32 operations a second, two for each multiply-add, with vectors as long as fastsgd uses them."""
     _multiply_add(1)
@@ -109,7 +106,6 @@ def multiply_add_rate(threads: int) -> float:
     return 2 * LANES * CHAINS * rounds * threads / seconds
 
 
-@lru_cache
 def read_rate(threads: int) -> float:
     """Bytes of memory read a second."""
     values = np.ones(READ_BYTES // 4, np.float32)

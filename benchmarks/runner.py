@@ -1,7 +1,7 @@
 """What the benchmarks share: processes that take turns, medians and ratios, a description of the machine, and JSON.
 
-Contestants run in rounds, A B C A B C ..., so that whatever slows a shared machine for a while slows them alike. A ratio
-is the median over rounds of the ratios within a round.
+Contestants run in rounds, A B C A B C ..., so that whatever slows a shared machine for a while slows them alike. A
+ratio is the median over rounds of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -25,7 +26,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 MIN_ROUNDS = 5
-PAUSE_SECONDS = 0.3  # between turns: OpenMP threads keep a core busy for up to a fifth of a second after their work
+PAUSE_SECONDS = 0.5  # between turns: idle threads of some libraries keep a core busy for a while after their work
 
 
 class ContestantError(Exception):
@@ -41,6 +42,8 @@ class Measured:
     rows : int, rows of one turn
     seconds : list of float, one a round
     losses : list of float, one a round
+    background : list of float
+        Share of the cores that was busy just before each turn: not far from 0, or something else is running.
     version : str
     """
 
@@ -48,6 +51,7 @@ class Measured:
     version: str = ""
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    background: list[float] = field(default_factory=list)
 
     @property
     def rates(self) -> list[float]:
@@ -69,8 +73,9 @@ class Measured:
             "version": self.version,
             "rows": self.rows,
             "median_rows_per_second": round(self.median_rate, 1),
-            "seconds": self.seconds,
-            "losses": self.losses,
+            "seconds": [round(seconds, 6) for seconds in self.seconds],
+            "losses": [round(loss, 6) for loss in self.losses],
+            "background": [round(share, 3) for share in self.background],
         }
 
 
@@ -106,13 +111,14 @@ class Contestant:
         """End the process, by word or else by force."""
         self._say("quit")
         try:
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream is not None and not stream.closed:
-                stream.close()
+            # What it was told too late is still in the pipe's buffer.
+            with suppress(BrokenPipeError):
+                stream.close()  # type: ignore[union-attr]
 
     def __enter__(self) -> Contestant:
         return self
@@ -124,16 +130,16 @@ class Contestant:
 
     def _say(self, word: str) -> None:
         assert self._process.stdin is not None
-        try:
+        # Where it has ended, the missing answer tells.
+        with suppress(BrokenPipeError):
             self._process.stdin.write(f"{word}\n")
             self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # it has ended; the missing answer tells
 
     def _answer(self, *keys: str) -> dict[str, Any]:
         assert self._process.stdout is not None
         timer = threading.Timer(self.timeout, self._process.kill)
         timer.start()
+        begin = time.monotonic()
         try:
             line = self._process.stdout.readline()
         finally:
@@ -145,7 +151,9 @@ class Contestant:
         if not isinstance(answer, dict) or not all(key in answer for key in keys):
             self._errors.seek(0)
             tail = "".join(self._errors.readlines()[-15:])
-            said = f"said {line.strip()!r}" if line else f"ended or took more than {self.timeout:g} s"
+            said = f"said {line.strip()!r}"
+            if not line:
+                said = f"took more than {self.timeout:g} s" if time.monotonic() - begin >= self.timeout else "ended"
             raise ContestantError(f"{said} where an answer with {', '.join(keys)} was due\n{tail}")
         return answer
 
@@ -175,12 +183,27 @@ def take_turns(
     measured = {name: Measured(rows[name]) for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
-            time.sleep(pause)
+            time.sleep(pause / 2)
+            measured[name].background.append(_busy_share(pause / 2))
             answer = turn()
             measured[name].seconds.append(answer["seconds"])
             if "loss" in answer:
                 measured[name].losses.append(answer["loss"])
     return measured
+
+
+def _busy_share(seconds: float) -> float:
+    """Share of all cores that is busy while this process waits."""
+
+    def ticks() -> tuple[int, int]:
+        with open("/proc/stat", encoding="ascii") as file:
+            times = [int(part) for part in file.readline().split()[1:9]]
+        return sum(times) - times[3] - times[4], sum(times)  # without idle and iowait
+
+    busy_before, all_before = ticks()
+    time.sleep(seconds)
+    busy_after, all_after = ticks()
+    return (busy_after - busy_before) / max(all_after - all_before, 1)
 
 
 def run_contestants(
@@ -234,7 +257,10 @@ def write_results(topic: str, content: Mapping[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{topic}.json"
     head = {"topic": topic, "date": datetime.now(UTC).date().isoformat(), "machine": describe_machine()}
-    path.write_text(json.dumps({**head, **content}, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps({**head, **content}, indent=2)
+    # A list of numbers on one line.
+    text = re.sub(r"\[([^\[\]{}]*)\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)
+    path.write_text(text + "\n", encoding="utf-8")
     return path
 
 
@@ -242,5 +268,5 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print columns, the first aligned left and the others right."""
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     for line in (header, ["-" * width for width in widths], *rows):
-        cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        first, *others = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +100,7 @@ def data(case: Case) -> tuple[Array, Array]:
     """
     x = 2.0 * _spread(case.rows * case.layers[0], stream=1).reshape(case.rows, case.layers[0])
     score = x[:, 0] + 0.5 * x[:, 1] * x[:, 2]
+    y: npt.NDArray[Any]
     if case.loss == "binary_crossentropy":
         y = (score > 0)[:, None]
     elif case.loss == "sparse_categorical_crossentropy":

@@ -25,9 +25,7 @@ class FastSGD:
         n_in, *hidden, last = problem.layers
         layers = [fs.Dense(width, activation="relu") for width in hidden]
         self.model = fs.Sequential([*layers, fs.Dense(last)], input_dim=n_in)
-        self.trainer = fs.Trainer(
-            self.model, fs.SGD(learning_rate=LEARNING_RATE), loss="mse", threads=problem.threads
-        )
+        self.trainer = fs.Trainer(self.model, fs.SGD(learning_rate=LEARNING_RATE), loss="mse", threads=problem.threads)
         self.epochs_done = 0
         self.reset()
 

@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat
 
@@ -79,7 +80,7 @@ def make_problem(layers: Sequence[int], rows: int, seed: int) -> dict[str, Array
     y = 0.5 * x[:, columns % n_in] + 0.25 * x[:, (columns + 1) % n_in] * x[:, (columns + 2) % n_in]
     y += 0.5 * rng.standard_normal((rows, n_out), dtype=np.float32)
     problem = {"X": x, "y": y}
-    for i, (m, n) in enumerate(zip(layers[:-1], layers[1:], strict=True)):
+    for i, (m, n) in enumerate(pairwise(layers)):
         limit = (6 / (m + n)) ** 0.5
         problem[f"kernel_{i}"] = rng.uniform(-limit, limit, (m, n)).astype(np.float32)
         problem[f"bias_{i}"] = np.zeros(n, np.float32)
@@ -97,7 +98,7 @@ class Torch:
         self.start = [
             (torch.from_numpy(kernel.T.copy()), torch.from_numpy(bias.copy())) for kernel, bias in problem.start
         ]
-        self.linear = [torch.nn.Linear(m, n) for m, n in zip(problem.layers[:-1], problem.layers[1:], strict=True)]
+        self.linear = [torch.nn.Linear(m, n) for m, n in pairwise(problem.layers)]
         modules: list[Any] = []
         for linear in self.linear:
             modules += [linear, torch.nn.ReLU()]
@@ -201,7 +202,7 @@ class JaxScan(JaxStep):
     """JAX: a whole epoch in one `lax.scan`, nothing of it in Python."""
 
     def prepare(self, problem: Problem, step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> None:
-        def whole(parameters: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        def whole(parameters: Any, x: Any, y: Any) -> Any:
             return self.jax.lax.scan(lambda carry, batch: step(carry, *batch), parameters, (x, y))
 
         self.whole = self.jax.jit(whole, donate_argnums=0)

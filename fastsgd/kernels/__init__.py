@@ -5,6 +5,7 @@ your own `prange`. Numba does not see that a function which your own cached func
 of fastsgd, clear the cache of code of yours that calls these kernels with `cache=True`.
 """
 
+from fastsgd.kernels import threads as _threads  # noqa: F401 - first: it sets how threads wait
 from fastsgd.kernels.activations import LINEAR, RELU, SIGMOID, SOFTMAX, TANH
 from fastsgd.kernels.dense import dense_backward, dense_backward_serial, dense_forward, dense_forward_serial
 from fastsgd.kernels.losses import (
