@@ -2,34 +2,82 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Path of a temporary file to write; it takes the place of `path` when the block ends, or goes if it fails."""
+    """Path of a temporary file to write; it takes the place of `path` when the block ends, or goes if it fails.
+
+    A link is followed, and a file that is replaced hands its permissions on.
+
+    Raises
+    ------
+    OSError
+        If `path` cannot be written; it names `path`, and comes before the block where that can be known.
+    """
     path = os.fspath(path)
-    folder = os.path.dirname(path) or "."
-    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
-    os.close(handle)
+    mode = _mode(path)
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    # Named here, not by tempfile: no signal can come between the file and knowing what to remove.
+    temporary = os.path.join(folder, f".{name[:50]}.{secrets.token_hex(8)}")
     try:
+        _create(temporary, path)
         yield temporary
         _sync(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _sync(folder)
+        if mode is not None:
+            with suppress(OSError):  # some file systems have no permissions
+                os.chmod(temporary, mode)
+        os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(OSError):
+            os.unlink(temporary)
         raise
+    # The name reaches the disk with the folder; some file systems cannot be asked for that.
+    with suppress(OSError):
+        _sync(folder)
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that it appears whole or not at all."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)
+    with replacing(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+        except OSError as error:
+            raise _about(error, os.fspath(path)) from error
+
+
+def _mode(path: str) -> int | None:
+    """Permissions of the file that is to be replaced, or None; OSError if it is something that must not be."""
+    try:
+        found = os.stat(path).st_mode if os.path.basename(path) else stat.S_IFDIR
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(found):
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return stat.S_IMODE(found)
+
+
+def _create(temporary: str, path: str) -> None:
+    # The process's umask cannot be read without changing it for all threads; the kernel applies it here.
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise _about(error, path) from error
+
+
+def _about(error: OSError, path: str) -> OSError:
+    """The error as one about `path`, which the user knows, and not about the temporary file."""
+    return OSError(error.errno, error.strerror or str(error), path)
 
 
 def _sync(path: str) -> None:
@@ -38,9 +86,3 @@ def _sync(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -49,7 +49,7 @@ def test_python_examples(tmp_path, monkeypatch):
         exec(compile(example, "README.md", "exec"), names)
     assert len(names["history"].epochs) == 10
     assert names["history"].epochs[-1]["loss"] < 0.1 * names["history"].epochs[0]["loss"]
-    assert names["loss_value"] < 0.05
+    assert names["loss_value"] < 0.2 * names["history"].epochs[0]["loss"]
     assert names["prediction"].shape == (3000, 1)
     x = np.random.default_rng(1).standard_normal((512, 10)).astype("f4")
     y = np.ascontiguousarray(x[:, :1] * 0.5 + x[:, 1:2])

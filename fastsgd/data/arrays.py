@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsgd.data.dataset import Dataset, Reader, Rows
+from fastsgd.data.blocks import Reader, Rows
+from fastsgd.data.dataset import Dataset
 from fastsgd.errors import DataError
 
 
@@ -31,11 +32,15 @@ def storage_dtype(dtype: np.dtype[np.generic], name: str) -> np.dtype[np.generic
 
 
 def _numbers(values: ArrayLike, name: str) -> NDArray[np.generic]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{name} is no array: {error}") from error
     if array.ndim not in (1, 2):
         raise DataError(f"{name} has shape {array.shape}; it has one axis, or two: (rows, columns)")
-    dtype = storage_dtype(array.dtype, name)
-    return np.ascontiguousarray(array.reshape(len(array), -1), dtype)
+    if array.size == 0:
+        raise DataError(f"{name} has shape {array.shape}; it needs at least one row and one column")
+    return np.ascontiguousarray(array.reshape(len(array), -1), storage_dtype(array.dtype, name))
 
 
 class ArrayDataset(Dataset):
@@ -58,8 +63,6 @@ class ArrayDataset(Dataset):
         self._x = _numbers(x, "x")
         self._y = None if y is None else _numbers(y, "y")
         self._weight = None if weight is None else _numbers(weight, "weight")
-        if len(self._x) == 0 or self._x.shape[1] == 0:
-            raise DataError(f"x has shape {np.asarray(x).shape}; it needs at least one row and one column")
         for name, part in (("y", self._y), ("weight", self._weight)):
             if part is not None and len(part) != len(self._x):
                 raise DataError(f"x has {len(self._x)} rows, {name} has {len(part)}; they need the same number")
@@ -92,6 +95,13 @@ class ArrayDataset(Dataset):
         if len(self._spans) == 1:
             return array[self._spans[0, 0] : self._spans[0, 1]]
         return np.concatenate([array[start:stop] for start, stop in self._spans.tolist()])
+
+    def held(self) -> Rows | None:
+        # Rows in several stretches would have to be copied, which a loader does where its budget allows.
+        return Rows(self.x, self.y, self.weight) if len(self._spans) == 1 else None
+
+    def reading_bytes(self, rows: int) -> int:
+        return 0  # views
 
     def _name(self) -> str:
         return "the arrays"

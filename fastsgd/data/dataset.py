@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 import copy
-import itertools
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from contextlib import AbstractContextManager, closing
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastsgd.data.blocks import Blocks, Reader, Rows, Spans, count, cut, joined, offsets, read_rows
+from fastsgd.data.order import split_order
 from fastsgd.errors import DataError
 
 if TYPE_CHECKING:
     from fastsgd.data.arrays import ArrayDataset
+    from fastsgd.data.loader import Loader
 
-# A split needs this many blocks in its smaller part: one block more or less is then at most a fortieth of the share.
-_SPLIT_BLOCKS = 20
+# A split has this many blocks or more in its smaller part: one block too many is a hundredth of the share, and no few
+# days or sites stand for all the held-out rows.
+_SPLIT_BLOCKS = 100
 # Rows that lie together are read at least this many bytes at a time; below it, a read costs more than its bytes.
 _READ_BYTES = 256 * 1024
-
-
-class Rows(NamedTuple):
-    """Rows in their storage dtype: x (rows, n_features), y (rows, n_targets), weight (rows, 1); y, weight or None."""
-
-    x: NDArray[np.generic]
-    y: NDArray[np.generic] | None
-    weight: NDArray[np.generic] | None
-
-
-class Block(NamedTuple):
-    """Rows that are read at once: those of `spans` (k, 2), half-open ranges of source rows in ascending order."""
-
-    spans: NDArray[np.int64]
-
-    @property
-    def n_rows(self) -> int:
-        return int((self.spans[:, 1] - self.spans[:, 0]).sum())
-
-
-class Reader(Protocol):
-    """An open source of rows."""
-
-    def read(self, start: int, stop: int) -> Rows:
-        """Source rows start to stop, which lie in one file."""
 
 
 class Dataset(ABC):
@@ -69,11 +48,11 @@ class Dataset(ABC):
     target_dtype: np.dtype[np.generic] | None
     weight_dtype: np.dtype[np.generic] | None
     chunk_rows: int
-    _spans: NDArray[np.int64]  # (k, 2): which source rows belong to this dataset, ascending
+    _spans: Spans  # which source rows belong to this dataset
 
     @property
     def n_rows(self) -> int:
-        return int((self._spans[:, 1] - self._spans[:, 0]).sum())
+        return count(self._spans)
 
     @property
     def row_bytes(self) -> int:
@@ -114,35 +93,24 @@ class Dataset(ABC):
     def locate(self, part: str, row: int, column: int) -> str:
         """How to name an element of "x", "y" or "weight" in an error: file, dataset, row, column."""
 
+    def held(self) -> Rows | None:
+        """The rows as they lie in memory already, if they do."""
+        return None
+
+    def reading_bytes(self, rows: int) -> int:
+        """Bytes that reading `rows` rows at once takes."""
+        return rows * self.row_bytes
+
     def unit_rows(self) -> int:
         """Rows read at once: a chunk, or as many small ones as make a read worth its call."""
         per_chunk = max(1, self.chunk_rows * self.row_bytes)
-        return self.chunk_rows * max(1, _READ_BYTES // per_chunk)
+        longest_file = int(np.diff(self._files()).max())
+        return min(longest_file, self.chunk_rows * max(1, _READ_BYTES // per_chunk))
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> Blocks:
         """The blocks that the rows are read in, in order: the dataset's rows cut along chunks and files."""
         unit = self.unit_rows()
-        blocks: list[Block] = []
-        files = self._files()
-        for first, last in itertools.pairwise(files.tolist()):
-            inside = np.clip(self._spans, first, last)
-            inside = inside[inside[:, 0] < inside[:, 1]]
-            spans: list[tuple[int, int]] = []
-            current = -1
-            for start, stop in inside.tolist():
-                position = start
-                while position < stop:
-                    index = (position - first) // unit
-                    end = min(stop, first + (index + 1) * unit)
-                    if index != current and spans:
-                        blocks.append(Block(np.array(spans, np.int64)))
-                        spans = []
-                    current = index
-                    spans.append((position, end))
-                    position = end
-            if spans:
-                blocks.append(Block(np.array(spans, np.int64)))
-        return blocks
+        return Blocks(*cut(self._spans, self._files(), unit, unit))
 
     def split(self, validation: float = 0.1, *, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two datasets of disjoint rows: (train, validation).
@@ -160,35 +128,32 @@ class Dataset(ABC):
         Raises
         ------
         DataError
-            If one part would be empty.
+            If `validation` is no share, or one part would be empty.
         """
-        if not 0 < validation < 1:
+        if not isinstance(validation, numbers.Real) or not 0 < validation < 1:
             raise DataError(f"validation is {validation!r}; it is a share of the rows, above 0 and below 1")
-        from fastsgd.data.order import block_order
-
-        wanted = round(self.n_rows * validation)
-        if not 0 < wanted < self.n_rows:
-            raise DataError(
-                f"{self._name()} has {self.n_rows} rows: a validation share of {validation} leaves a part empty"
-            )
-        size = min(self.unit_rows(), max(1, int(self.n_rows * min(validation, 1 - validation)) // _SPLIT_BLOCKS))
-        pieces = _cut(self._spans, self._files(), self.unit_rows(), size)
-        order = block_order(len(pieces), seed, 0)
-        lengths = (pieces[:, 1] - pieces[:, 0])[order]
-        ends = np.cumsum(lengths)
-        count = int(np.searchsorted(ends, wanted)) + 1
-        chosen, rest = pieces[np.sort(order[:count])], pieces[np.sort(order[count:])]
-        surplus = int(ends[count - 1]) - wanted
+        share, n = float(validation), self.n_rows
+        wanted = round(n * share)
+        if not 0 < wanted < n:
+            raise DataError(f"a validation share of {share} of {n} rows leaves a part empty ({self._name()})")
+        unit = self.unit_rows()
+        size = min(unit, max(1, int(n * min(share, 1 - share)) // _SPLIT_BLOCKS))
+        pieces, _ = cut(self._spans, self._files(), unit, size)
+        order = split_order(len(pieces), seed)
+        ends = np.cumsum((pieces[:, 1] - pieces[:, 0])[order])
+        drawn = int(np.searchsorted(ends, wanted)) + 1
+        chosen, rest = pieces[order[:drawn]], pieces[order[drawn:]]
+        surplus = int(ends[drawn - 1]) - wanted
         if surplus:
             # The last block drawn gives its tail back, so that the share holds to the row.
-            last = pieces[order[count - 1]]
-            chosen = _without(chosen, last[1] - surplus, last[1])
-            rest = np.sort(np.concatenate([rest, [[last[1] - surplus, last[1]]]]), axis=0)
-        return self._with_spans(_joined(rest)), self._with_spans(_joined(chosen))
+            stop = chosen[-1, 1]
+            chosen[-1, 1] = stop - surplus
+            rest = np.concatenate([rest, [[stop - surplus, stop]]])
+        return self._with_spans(rest), self._with_spans(chosen)
 
-    def _with_spans(self, spans: NDArray[np.int64]) -> Dataset:
+    def _with_spans(self, spans: Spans) -> Dataset:
         part = copy.copy(self)
-        part._spans = spans
+        part._spans = joined(spans[np.argsort(spans[:, 0])])
         return part
 
     def batches(
@@ -225,74 +190,70 @@ class Dataset(ABC):
         ------
         tuple of arrays
             x (rows, n_features), y (rows, n_targets), weight (rows,), C-contiguous, yours to keep.
+
+        Raises
+        ------
+        DataError
+            If an argument is none of these; while iterating, if the data cannot be read, or a value is not finite.
+        MemoryBudgetError
+            If `memory` is too small; names the least that works.
         """
         from fastsgd.data.loader import Loader
 
         loader = Loader(self, batch_size=batch_size, dtype=dtype, memory=memory, seed=seed, shuffle=shuffle)
-        for slab in loader.epoch(epoch):
-            for start in range(0, len(slab.x), batch_size):
-                rows = slice(start, start + batch_size)
-                if drop_last and len(slab.x[rows]) < batch_size:
-                    return
-                parts = [slab.x[rows].copy()]
-                if self.target_dtype is not None:
-                    parts.append(slab.y[rows].copy())
-                if self.weight_dtype is not None:
-                    parts.append(slab.weight[rows].copy())
-                yield tuple(parts)
+        return self._batches(loader, batch_size, epoch, drop_last)
 
-    def take(self, rows: int | slice | NDArray[np.integer] | list[int]) -> ArrayDataset:
+    def _batches(
+        self, loader: Loader, batch_size: int, epoch: int, drop_last: bool
+    ) -> Iterator[tuple[NDArray[np.floating], ...]]:
+        with closing(loader.epoch(epoch)) as slabs:  # type: ignore[type-var]
+            for slab in slabs:
+                for start in range(0, len(slab.x), batch_size):
+                    rows = slice(start, start + batch_size)
+                    if drop_last and len(slab.x[rows]) < batch_size:
+                        return
+                    parts = [slab.x[rows].copy()]
+                    if self.target_dtype is not None:
+                        parts.append(slab.y[rows].copy())
+                    if self.weight_dtype is not None:
+                        parts.append(slab.weight[rows].copy())
+                    yield tuple(parts)
+
+    def take(self, rows: int | slice | ArrayLike) -> ArrayDataset:
         """Copy some rows into memory, for looking at them.
 
         Parameters
         ----------
-        rows : int, slice, or sequence of int
-            The first `rows` rows, or a slice, or row numbers in any order.
+        rows : int, slice, or array
+            The first `rows` rows, or a slice, or row numbers in any order, or a mask (n_rows,) of booleans.
+
+        Raises
+        ------
+        DataError
+            If that is no row, or one that there is not.
         """
         from fastsgd.data.arrays import ArrayDataset
-        from fastsgd.data.loader import read_rows
 
-        if isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
+        wanted = self._row_numbers(rows)
+        starts = offsets(self._spans)
+        span = np.searchsorted(starts, wanted, side="right") - 1
+        with self.open() as reader:
+            found = read_rows(reader, self._spans[span, 0] + wanted - starts[span], self._files())
+        return ArrayDataset(found.x, found.y, weight=found.weight)
+
+    def _row_numbers(self, rows: int | slice | ArrayLike) -> NDArray[np.int64]:
+        """What `take` is given, as numbers in [0, n_rows)."""
+        n = self.n_rows
+        if isinstance(rows, numbers.Integral) and not isinstance(rows, bool):
             rows = slice(0, max(0, int(rows)))
-        numbers = np.arange(self.n_rows)[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64).reshape(-1)
-        if numbers.size == 0:
-            raise DataError(f"take: no rows of {self._name()} were asked for; it has rows 0 to {self.n_rows - 1}")
-        outside = numbers[(numbers < -self.n_rows) | (numbers >= self.n_rows)]
+        given = np.arange(*rows.indices(n)) if isinstance(rows, slice) else np.asarray(rows)
+        if given.dtype == bool and given.shape == (n,):
+            given = np.flatnonzero(given)
+        if given.size == 0:
+            raise DataError(f"take: no rows were asked for; {self._name()}: rows 0 to {n - 1}")
+        if given.dtype.kind not in "iu" or given.ndim != 1:
+            raise DataError(f"take: rows is {rows!r}; it is a count, a slice, row numbers, or a mask of {n} booleans")
+        outside = given[(given < -n) | (given >= n)]
         if outside.size:
-            raise DataError(f"take: {self._name()} has no row {outside[0]}; it has rows 0 to {self.n_rows - 1}")
-        numbers = numbers % self.n_rows
-        starts = np.concatenate([[0], np.cumsum(self._spans[:, 1] - self._spans[:, 0])])
-        span = np.searchsorted(starts, numbers, side="right") - 1
-        found = read_rows(self, self._spans[span, 0] + numbers - starts[span])
-        weight = None if found.weight is None else found.weight[:, 0]
-        return ArrayDataset(found.x, found.y, weight=weight)
-
-
-def _cut(spans: NDArray[np.int64], files: NDArray[np.int64], unit: int, size: int) -> NDArray[np.int64]:
-    """Cut row ranges at the files, at every `unit` rows of a file, and every `size` rows inside a unit."""
-    pieces: list[tuple[int, int]] = []
-    for start, stop in spans.tolist():
-        position = start
-        while position < stop:
-            index = int(np.searchsorted(files, position, side="right")) - 1
-            first, last = int(files[index]), int(files[index + 1])
-            base = first + (position - first) // unit * unit
-            end = min(stop, last, base + unit, base + ((position - base) // size + 1) * size)
-            pieces.append((position, end))
-            position = end
-    return np.array(pieces, np.int64)
-
-
-def _without(spans: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-    """Shorten the range that ends at `stop` to end at `start`; one left with no row goes."""
-    spans = spans.copy()
-    spans[spans[:, 1] == stop, 1] = start
-    return spans[spans[:, 0] < spans[:, 1]]
-
-
-def _joined(spans: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ascending ranges, with those that touch made one."""
-    apart = np.concatenate([[True], spans[1:, 0] != spans[:-1, 1]])
-    starts = np.flatnonzero(apart)
-    ends = np.concatenate([starts[1:], [len(spans)]]) - 1
-    return np.stack([spans[starts, 0], spans[ends, 1]], axis=1)
+            raise DataError(f"take: there is no row {outside[0]}; {self._name()}: rows 0 to {n - 1}")
+        return given.astype(np.int64) % n

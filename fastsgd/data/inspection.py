@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastsgd.data.arrays import storage_dtype
-from fastsgd.data.hdf5 import opened
+from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.errors import DataError
+
+# HDF5's own filters by their number; the others go by the name that their plugin gave.
+_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 
 
 @dataclass(frozen=True)
@@ -54,33 +57,43 @@ def inspect_file(path: str | os.PathLike[str]) -> list[DatasetReport]:
     """
     import h5py
 
+    path = os.fspath(path)
     reports: list[DatasetReport] = []
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             reports.append(_report(name, item))
 
-    with opened(os.fspath(path)) as file:
-        file.visititems(visit)
+    with opened(path) as file:
+        try:
+            file.visititems(visit)
+        except READ_ERRORS as error:
+            raise DataError(f"{path!r} cannot be listed ({error}); the file may be damaged") from error
     return reports
 
 
 def _report(name: str, item: Any) -> DatasetReport:
-    filters = [text for text in (item.compression, "shuffle" if item.shuffle else None) if text]
-    filters += ["fletcher32"] if item.fletcher32 else []
+    plist = item.id.get_create_plist()
+    filters = [
+        _FILTERS.get(code, text.decode()) for code, _, _, text in map(plist.get_filter, range(plist.get_nfilters()))
+    ]
     shape = () if item.shape is None else tuple(item.shape)
+    stored_bytes = int(item.id.get_storage_size())
+    try:
+        dtype = item.dtype
+    except (TypeError, ValueError) as error:
+        return DatasetReport(name, shape, "unknown", item.chunks, filters, 0, stored_bytes, f"{error}")
     problem: str | None = None
-    if item.dtype.names is not None:
-        problem = f"a table; name a field, as {name}::{item.dtype.names[0]}"
+    if item.shape is None or 0 in shape:
+        problem = "empty"
     elif len(shape) not in (1, 2):
         problem = f"{len(shape)} axes; one or two can be used"
-    elif 0 in shape:
-        problem = "empty"
+    elif dtype.names is not None:
+        problem = f"a table; name a field, as {name}::{dtype.names[0]}"
     else:
         try:
-            storage_dtype(item.dtype, name)
-        except DataError:
-            problem = f"{item.dtype} is no number of 8 to 64 bits"
-    return DatasetReport(
-        name, shape, str(item.dtype), item.chunks, filters, int(item.nbytes), int(item.id.get_storage_size()), problem
-    )
+            storage_dtype(dtype, name)
+        except DataError as error:
+            problem = str(error).removeprefix(f"{name} ").partition(";")[0]
+    nbytes = item.size * dtype.itemsize if item.size else 0
+    return DatasetReport(name, shape, str(dtype), item.chunks, filters, nbytes, stored_bytes, problem)

@@ -7,25 +7,51 @@ are the case where the window holds every row.
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCKS, _EXCHANGE, _DRAIN = range(3)
+from fastsgd.errors import DataError
+
+_BLOCKS, _EXCHANGE, _DRAIN, _SPLIT = range(4)
+
+
+def as_seed(value: int, name: str = "seed") -> int:
+    """A seed or an epoch as 64 bits: any whole number is one.
+
+    Raises
+    ------
+    DataError
+        If it is no whole number.
+    """
+    try:
+        return operator.index(value) & 0xFFFF_FFFF_FFFF_FFFF
+    except TypeError:
+        raise DataError(f"{name} is {value!r}; it is a whole number") from None
 
 
 def _key(seed: int, epoch: int, purpose: int) -> np.uint64:
     from fastsgd.kernels.random import stream_key
 
-    # Masked, so that any Python integer is a seed.
-    return np.uint64(stream_key(np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF), np.uint64(epoch), np.uint64(purpose)))
+    return np.uint64(stream_key(np.uint64(as_seed(seed)), np.uint64(as_seed(epoch, "epoch")), np.uint64(purpose)))
+
+
+def _order(n_blocks: int, key: np.uint64) -> NDArray[np.int64]:
+    from fastsgd.kernels.random import permutation
+
+    order: NDArray[np.int64] = permutation(key, n_blocks)
+    return order
 
 
 def block_order(n_blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """In which order the blocks are read."""
-    from fastsgd.kernels.random import permutation
+    return _order(n_blocks, _key(seed, epoch, _BLOCKS))
 
-    order: NDArray[np.int64] = permutation(_key(seed, epoch, _BLOCKS), n_blocks)
-    return order
+
+def split_order(n_blocks: int, seed: int) -> NDArray[np.int64]:
+    """In which order a split draws the blocks of its smaller part."""
+    return _order(n_blocks, _key(seed, 0, _SPLIT))
 
 
 def exchange_key(seed: int, epoch: int) -> np.uint64:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
 from dataclasses import dataclass
 
@@ -10,9 +12,6 @@ from fastsgd.errors import MemoryBudgetError
 DEFAULT_MEMORY = 1_000_000_000
 _SLAB_BYTES = 4 << 20
 _SLABS = 3  # one being trained on, one ready, one being filled
-_BLOCKS = 3  # one as read, one in HDF5's own cache, one on its way through a conversion
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def parse_memory(memory: int | str | None) -> int:
@@ -25,19 +24,16 @@ def parse_memory(memory: int | str | None) -> int:
     """
     if memory is None:
         return DEFAULT_MEMORY
+    count = 0.0
     if isinstance(memory, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)\s*", memory.upper())
-        unit = (
-            None
-            if match is None
-            else _UNITS.get(match[2] if match[2].endswith("B") or not match[2] else match[2] + "B")
-        )
-        if match is None or unit is None:
-            raise MemoryBudgetError(f'memory is {memory!r}; it is a number of bytes, or like "512MB", "2GB" or "1GiB"')
-        return int(float(match[1]) * unit)
-    if isinstance(memory, bool) or memory <= 0:
-        raise MemoryBudgetError(f"memory is {memory!r}; it is a number of bytes above 0")
-    return int(memory)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", memory.upper())
+        if match is not None and (match[2] or not match[3]):
+            count = float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " ")
+    elif isinstance(memory, numbers.Real) and not isinstance(memory, bool) and math.isfinite(memory):
+        count = float(memory)
+    if count < 1:
+        raise MemoryBudgetError(f'memory is {memory!r}; it is a number of bytes, or like "512MB", "2GB" or "1GiB"')
+    return int(count)
 
 
 def as_bytes(count: float) -> str:
@@ -66,7 +62,7 @@ class MemoryPlan:
     slabs : int
         Slabs that exist at once.
     window_bytes, slab_bytes, block_bytes : int
-        Bytes of the window, of all slabs, and of blocks being read.
+        Bytes of the window, of all slabs, and of a block being read.
     """
 
     budget: int
@@ -89,7 +85,7 @@ class MemoryPlan:
             held = "no rows"
         return (
             f"memory {as_bytes(self.budget)}: {held} held ({as_bytes(self.window_bytes)}), "
-            f"slabs {as_bytes(self.slab_bytes)}, blocks being read {as_bytes(self.block_bytes)}"
+            f"slabs {as_bytes(self.slab_bytes)}, a block being read {as_bytes(self.block_bytes)}"
         )
 
 
@@ -99,6 +95,7 @@ def plan_memory(
     row_bytes: int,
     slab_row_bytes: int,
     block_rows: int,
+    block_bytes: int,
     batch_size: int,
     budget: int,
     shuffle: bool,
@@ -115,6 +112,8 @@ def plan_memory(
         Bytes of a row as it is handed over.
     block_rows : int
         Rows of the largest block.
+    block_bytes : int
+        Bytes that reading a block takes, with all that it passes through.
     batch_size : int
         Rows of a batch; slabs hold whole batches.
     budget : int
@@ -129,7 +128,7 @@ def plan_memory(
     Raises
     ------
     MemoryBudgetError
-        If it cannot hold a window of one block; names the least that works.
+        If it cannot hold three batches and a window of one block; names the least that works.
     """
     batch_size = min(batch_size, n_rows)
     batches = max(1, min(_SLAB_BYTES, budget // 16) // (batch_size * slab_row_bytes))
@@ -137,19 +136,21 @@ def plan_memory(
         batches = max(1, min(batches, slab_limit // batch_size))
     slab_rows = batch_size * min(batches, -(-n_rows // batch_size))
     if in_memory:
-        return MemoryPlan(budget, True, n_rows, slab_rows, 1, 0, slab_rows * slab_row_bytes, 0)
-    blocks = _BLOCKS * block_rows * row_bytes
+        slabs, block_rows, block_bytes, window = 1, 0, 0, 0
+    else:
+        slabs, window = _SLABS, block_rows if shuffle else 0
     for rows in (slab_rows, batch_size):
-        slabs = _SLABS * rows * slab_row_bytes
-        left = budget - slabs - blocks
-        if shuffle and n_rows * row_bytes <= left:
-            return MemoryPlan(budget, True, n_rows, rows, _SLABS, n_rows * row_bytes, slabs, blocks)
-        window_rows = left // row_bytes if shuffle else 0
-        if left >= 0 and (not shuffle or window_rows >= block_rows):
-            return MemoryPlan(budget, False, window_rows, rows, _SLABS, window_rows * row_bytes, slabs, blocks)
-    least = blocks + _SLABS * batch_size * slab_row_bytes + shuffle * block_rows * row_bytes
+        slab_bytes = slabs * rows * slab_row_bytes
+        left = budget - slab_bytes - block_bytes
+        if left < window * row_bytes:
+            continue
+        if in_memory:
+            return MemoryPlan(budget, True, n_rows, rows, slabs, 0, slab_bytes, 0)
+        held = min(n_rows, left // row_bytes) if shuffle else 0
+        return MemoryPlan(budget, held == n_rows, held, rows, slabs, held * row_bytes, slab_bytes, block_bytes)
+    least = slabs * batch_size * slab_row_bytes + block_bytes + window * row_bytes
+    blocks = f"read blocks of {block_rows} rows ({as_bytes(block_rows * row_bytes)}) and " if block_rows else ""
     raise MemoryBudgetError(
-        f"memory is {as_bytes(budget)}, too little to read blocks of {block_rows} rows "
-        f"({as_bytes(block_rows * row_bytes)}) and hand over batches of {batch_size}; "
-        f'the least that works here is memory="{-(-least // 10**6)}MB"'
+        f"memory is {as_bytes(budget)}, too little to {blocks}hand over batches of {batch_size} rows "
+        f'({as_bytes(batch_size * slab_row_bytes)}); the least that works here is memory="{-(-least // 10**6)}MB"'
     )

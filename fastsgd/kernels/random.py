@@ -7,6 +7,7 @@ SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generato
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from fastsgd.kernels.jit import inlined, serial
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
-_ROUNDS = 4  # even; each half is stirred twice
 
 
 @inlined
@@ -44,42 +44,75 @@ def stream_key(seed, epoch, purpose):
     return random_bits(random_bits(random_bits(np.uint64(seed), epoch), purpose), 0)
 
 
+class Cipher(NamedTuple):
+    """A random permutation of [0, size): the grid it is stirred on, and a key for each round."""
+
+    size: int
+    rows: int
+    columns: int
+    keys: tuple[np.uint64, np.uint64, np.uint64, np.uint64, np.uint64, np.uint64]
+
+
+@serial
+def make_cipher(key, size):
+    """The random permutation of [0, size) that `key` names; size below 2**62."""
+    rows = np.int64(math.ceil(math.sqrt(size)))
+    keys = (
+        random_bits(key, 0),
+        random_bits(key, 1),
+        random_bits(key, 2),
+        random_bits(key, 3),
+        random_bits(key, 4),
+        random_bits(key, 5),
+    )
+    return Cipher(np.int64(size), rows, (size + rows - 1) // rows, keys)
+
+
 @inlined
-def _turn(key, turn, half, other, size):
+def _turn(key, half, other, size):
     """One Feistel round on a half in [0, size): add noise that depends on the other half, modulo size."""
-    z = (np.uint64(other) + key) * _GOLDEN + np.uint64(turn)
+    z = (np.uint64(other) + key) * _GOLDEN
     z = (z ^ (z >> np.uint64(32))) * _FIRST
     z = (z ^ (z >> np.uint64(29))) >> np.uint64(32)
     moved = half + np.int64((z * np.uint64(size)) >> np.uint64(32))
     return moved - size if moved >= size else moved
 
 
-@serial
-def permuted(key, position, size):
-    """Where `position` goes in the random permutation of [0, size) that `key` names; size below 2**62.
+@inlined
+def encipher(cipher, position):
+    """Where `position` goes: from each position in [0, size) to exactly one other.
 
     A generalized Feistel cipher on a grid of about sqrt(size) x sqrt(size) cells (Black and Rogaway, "Ciphers with
-    arbitrary finite domains", CT-RSA 2002), walked until it lands inside: from each position to exactly one other.
+    arbitrary finite domains", CT-RSA 2002), walked until it lands inside.
     """
-    rows = np.int64(math.ceil(math.sqrt(size)))
-    columns = (size + rows - 1) // rows
-    mixed = np.uint64(key)
+    first, second, third, fourth, fifth, sixth = cipher.keys
     value = np.int64(position)
-    while True:
-        row = value // columns
-        column = value - row * columns
-        for turn in range(0, _ROUNDS, 2):
-            row = _turn(mixed, turn, row, column, rows)
-            column = _turn(mixed, turn + 1, column, row, columns)
-        value = row * columns + column
-        if value < size:
-            return value
+    inside = False
+    while not inside:
+        row = value // cipher.columns
+        column = value - row * cipher.columns
+        row = _turn(first, row, column, cipher.rows)
+        column = _turn(second, column, row, cipher.columns)
+        row = _turn(third, row, column, cipher.rows)
+        column = _turn(fourth, column, row, cipher.columns)
+        row = _turn(fifth, row, column, cipher.rows)
+        column = _turn(sixth, column, row, cipher.columns)
+        value = row * cipher.columns + column
+        inside = value < cipher.size
+    return value
+
+
+@serial
+def permuted(key, position, size):
+    """Where `position` goes in the random permutation of [0, size) that `key` names."""
+    return encipher(make_cipher(key, size), position)
 
 
 @serial
 def permutation(key, size):
     """The whole random permutation of [0, size) that `key` names (int64)."""
+    cipher = make_cipher(key, size)
     out = np.empty(size, np.int64)
     for i in range(size):
-        out[i] = permuted(key, i, size)
+        out[i] = encipher(cipher, i)
     return out

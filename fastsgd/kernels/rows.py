@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from fastsgd.kernels.jit import parallel, serial, serial_twin
-from fastsgd.kernels.random import permuted, random_below
+from fastsgd.kernels.random import encipher, make_cipher, random_below
 from fastsgd.kernels.tile import prefetch
 
 _AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
@@ -58,9 +58,10 @@ def _gather_part(source, key, start, first, last, out):
     rows, width = source.shape
     flat = source.reshape(-1)
     per_line = max(1, 64 // source.itemsize)
+    cipher = make_cipher(key, rows)
     places = np.empty(last - first, np.int64)
     for i in range(places.size):
-        places[i] = permuted(key, start + first + i, rows)
+        places[i] = encipher(cipher, start + first + i)
         for offset in range(0, width, per_line):
             prefetch(flat, places[i] * width + offset)
     for i in range(places.size):

@@ -120,6 +120,8 @@ class Dense(Layer):
         object.__setattr__(self, "units", whole_number(self.units, "Dense: units"))
         object.__setattr__(self, "activation", named(self.activation, ACTIVATIONS, "Dense: the activation"))
         object.__setattr__(self, "init", named(self.init, INITIALIZERS, "Dense: the initializer"))
+        if not isinstance(self.use_bias, (bool, np.bool_)):
+            raise ModelError(f"Dense: use_bias is {self.use_bias!r}; it is True or False")
         object.__setattr__(self, "use_bias", bool(self.use_bias))
 
     def start_kernel(self, n_in: int, seed: int, layer: int) -> NDArray[np.float64]:

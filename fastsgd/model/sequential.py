@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -10,11 +12,16 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastsgd.errors import DataError, ModelError
 from fastsgd.model.layers import ACTIVATIONS, Dense, Layer, Standardize, whole_number
+from fastsgd.model.moments import Moments
 
 if TYPE_CHECKING:
     import os
 
     from fastsgd.kernels import Network
+
+
+_MOST_BYTES = 1 << 46  # more than a process can address; sizes beyond are a slip
+_PREDICT_ROWS = 8192
 
 
 class RowSource(Protocol):
@@ -57,16 +64,17 @@ class Sequential:
         seed: int = 0,
         dtype: DTypeLike = "float32",
     ) -> None:
+        if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+            raise ModelError(f"Sequential: layers is {layers!r}; it is a list of layers, like [Dense(64), Dense(1)]")
         self.layers = list(layers)
         self.dense = _checked(self.layers)
         self.standardizes = isinstance(self.layers[0], Standardize)
         self.seed = whole_number(seed, "Sequential: seed", least=0)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise ModelError(f"Sequential: dtype is {dtype!r}; it is float32 or float64")
+        self.dtype = _compute_dtype(dtype)
         self.input_dim: int | None = None
         self._network: Any = None
         self._workspace: Any = None
+        self._idle: list[Any] = []
         self._learned = False
         if input_dim is not None:
             self.build(input_dim)
@@ -76,7 +84,7 @@ class Sequential:
         return f"Sequential([{inside}], input_dim={self.input_dim}, seed={self.seed}, dtype={self.dtype.name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__ | {"_workspace": None, "_network": None}
+        state = self.__dict__ | {"_workspace": None, "_idle": [], "_network": None}
         if self._network is not None:
             state["_arrays"] = {name: array.copy() for name, array in self.parameters.items()}
         return state
@@ -85,9 +93,8 @@ class Sequential:
         arrays = state.pop("_arrays", None)
         self.__dict__.update(state)
         if arrays is not None:
-            dim, self.input_dim = self.input_dim, None
-            assert dim is not None
-            self.build(dim)
+            assert self.input_dim is not None
+            self._allocate(self.input_dim)
             for name, array in self.parameters.items():
                 array[...] = arrays[name]
 
@@ -107,20 +114,31 @@ class Sequential:
         if self._network is not None:
             self._require_features(input_dim)
             return
+        self._allocate(whole_number(input_dim, "Sequential: input_dim"))
+        try:
+            for index, layer in enumerate(self.dense):
+                kernel = self.parameters[f"dense_{index}/kernel"]
+                kernel[...] = layer.start_kernel(len(kernel), self.seed, index)
+        except BaseException:
+            # No memory, or Ctrl-C: not a model that looks built.
+            self._network = self.input_dim = None
+            raise
+
+    def _allocate(self, input_dim: int) -> None:
+        """Make the parameters, all 0."""
         from fastsgd.kernels.network import Network, aligned_zeros, layer_table
 
-        self.input_dim = whole_number(input_dim, "Sequential: input_dim")
-        sizes = [self.input_dim, *(layer.units for layer in self.dense)]
+        sizes = [input_dim, *(layer.units for layer in self.dense)]
+        count = sum(n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
+        if count * self.dtype.itemsize > _MOST_BYTES:
+            raise ModelError(f"Sequential: layers of {sizes} columns have {count:,} weights, more than a machine holds")
         table, length = layer_table(
             sizes, [ACTIVATIONS[layer.activation] for layer in self.dense], [layer.use_bias for layer in self.dense]
         )
-        like = np.empty(1, self.dtype)
-        width = self.input_dim if self.standardizes else 0
-        self._network = Network(
-            aligned_zeros(length, like), table, np.zeros(width, self.dtype), np.ones(width, self.dtype)
-        )
-        for index, layer in enumerate(self.dense):
-            self.parameters[f"dense_{index}/kernel"][...] = layer.start_kernel(sizes[index], self.seed, index)
+        parameters = aligned_zeros(length, np.empty(1, self.dtype))
+        width = input_dim if self.standardizes else 0
+        self._network = Network(parameters, table, np.zeros(width, self.dtype), np.ones(width, self.dtype))
+        self.input_dim = input_dim
 
     def _built(self) -> Any:
         if self._network is None:
@@ -201,25 +219,26 @@ class Sequential:
     def learn_standardization(self, dataset: RowSource, *, memory: int | str = "64MB") -> None:
         """Learn mean and scale of the `Standardize` layer in one pass over a dataset.
 
-        The moments of each stretch of rows are merged in float64 (Chan, Golub and LeVeque 1983), so a small spread
-        around a large mean survives.
+        The moments are those of the rows as the model sees them, in its dtype.
+
+        Raises
+        ------
+        ModelError
+            If the model has no `Standardize` layer.
+        DataError
+            If the data have another number of columns than the model, or a column goes too far to have a
+            standard deviation.
         """
         network = self._built()
-        count = 0
-        mean = np.zeros(network.shift.size)
-        squares = np.zeros(network.shift.size)
-        for batch in dataset.batches(8192, shuffle=False, memory=memory, dtype=np.float64):
-            x = batch[0]
-            here = x.mean(axis=0)
-            spread = np.square(x - here).sum(axis=0)
-            difference = here - mean
-            share = len(x) / (count + len(x))
-            squares += spread + np.square(difference) * count * share
-            mean += difference * share
-            count += len(x)
-        deviation = np.sqrt(squares / count)
-        network.shift[:] = mean
-        network.scale[:] = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 1)
+        if not self.standardizes:
+            raise ModelError("learn_standardization: the model has no Standardize() layer")
+        self._require_features(dataset.n_features)
+        moments = Moments(dataset.n_features)
+        with closing(dataset.batches(8192, shuffle=False, memory=memory, dtype=self.dtype)) as batches:  # type: ignore[type-var]
+            for batch in batches:
+                moments.add(batch[0].astype(np.float64, copy=False))
+        mean, scale = moments.mean.astype(self.dtype), moments.scale(self.dtype)
+        network.shift[:], network.scale[:] = mean, scale
         self._learned = True
 
     @property
@@ -235,6 +254,7 @@ class Sequential:
         out: NDArray[np.floating] | None = None,
         raw: bool = False,
         threads: int | None = None,
+        memory: int | str = "256MB",
     ) -> NDArray[np.floating]:
         """Outputs of the network.
 
@@ -249,6 +269,8 @@ class Sequential:
         raw : bool
             Leave out the last activation: logits instead of probabilities.
         threads : int, optional
+        memory : int or str
+            Budget for reading a dataset.
 
         Returns
         -------
@@ -259,62 +281,77 @@ class Sequential:
         DataError
             If `x` has another number of columns than the model, or `out` does not fit.
         """
-        whole_number(batch_size, "predict: batch_size")
+        batch_size = whole_number(batch_size, "predict: batch_size")
+        if threads is not None:
+            whole_number(threads, "predict: threads")
+        self._built()
         if hasattr(x, "batches"):
             source: RowSource = x  # type: ignore[assignment]
-            self._built()
             self._require_features(source.n_features)
             out = self._output(out, source.n_rows)
             at = 0
-            for batch in source.batches(batch_size, shuffle=False, dtype=self.dtype):
-                self._forward(batch[0], out[at : at + len(batch[0])], raw, threads, batch_size)
-                at += len(batch[0])
+            with closing(source.batches(batch_size, shuffle=False, memory=memory, dtype=self.dtype)) as batches:  # type: ignore[type-var]
+                for batch in batches:
+                    self._forward(batch[0], out[at : at + len(batch[0])], raw, threads, batch_size)
+                    at += len(batch[0])
             return out
         rows = self._as_rows(x)
         out = self._output(out, len(rows))
-        self._forward(rows, out, raw, threads, batch_size)
+        stretch = batch_size * max(1, _PREDICT_ROWS // batch_size)
+        for at in range(0, len(rows), stretch):
+            # Compiled code takes C-contiguous, aligned, writeable arrays; others are copied a stretch at a time.
+            part = np.require(rows[at : at + stretch], self.dtype, ["C", "A", "W"])
+            self._forward(part, out[at : at + stretch], raw, threads, batch_size)
         return out
 
-    def _as_rows(self, x: ArrayLike | RowSource) -> NDArray[np.floating]:
-        self._built()
+    def _as_rows(self, x: ArrayLike | RowSource) -> NDArray[np.generic]:
         try:
             rows = np.asarray(x)
-            if rows.ndim == 1 and self.input_dim == 1:
-                rows = rows.reshape(-1, 1)
             if rows.dtype.kind not in "fiub":
-                raise TypeError(f"dtype {rows.dtype}")
+                raise TypeError(f"its dtype is {rows.dtype}")
         except (TypeError, ValueError) as error:
-            raise DataError(f"predict: x is no array of numbers ({error})") from error
+            raise DataError(f"predict: x is no array of numbers, nor a dataset ({error})") from error
+        if rows.ndim == 1 and self.input_dim == 1:
+            rows = rows.reshape(-1, 1)
         if rows.ndim != 2:
             raise DataError(f"predict: x has shape {rows.shape}; the model takes (rows, {self.input_dim})")
         self._require_features(rows.shape[1])
-        return np.ascontiguousarray(rows, self.dtype)
+        return rows
 
     def _output(self, out: NDArray[np.floating] | None, rows: int) -> NDArray[np.floating]:
         shape = (rows, self.n_outputs)
         if out is None:
             return np.empty(shape, self.dtype)
-        if out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
+        if not isinstance(out, np.ndarray):
+            raise DataError(f"predict: out is a {type(out).__name__}; it is an array")
+        if out.shape != shape or out.dtype != self.dtype or not (out.flags.carray and out.flags.writeable):
             raise DataError(
-                f"predict: out is {out.dtype} of shape {out.shape}; it is C-contiguous {self.dtype} of shape {shape}"
+                f"predict: out is {out.dtype} of shape {out.shape}; it is {self.dtype} of shape {shape}, C-contiguous, "
+                "aligned and writeable"
             )
         return out
 
     def _forward(
         self, x: NDArray[np.floating], out: NDArray[np.floating], raw: bool, threads: int | None, batch_size: int
     ) -> None:
+        from fastsgd.kernels.network import make_workspace
         from fastsgd.kernels.step import forward_slab, forward_slab_serial
         from fastsgd.kernels.threads import available_threads, parallel_region, worth_threads
 
-        if len(x) == 0:
-            return
-        count = available_threads(threads)
-        workspace = self.workspace(min(batch_size, len(x)))
-        if worth_threads(self.work_per_row / 3 * min(len(x), batch_size), count):
+        count, rows = available_threads(threads), min(batch_size, len(x))
+        # Taken while it is in use, so that several threads can predict with one model.
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = None
+        if workspace is None or workspace.max_rows < rows:
+            workspace = make_workspace(self.network, rows)
+        if worth_threads(self.work_per_row / 3 * rows, count):
             with parallel_region(count):
                 forward_slab(self.network, workspace, x, raw, out)
         else:
             forward_slab_serial(self.network, workspace, x, raw, out)
+        self._idle[:] = [workspace]
 
     def workspace(self, rows: int) -> Any:
         """Scratch memory for batches of `rows` rows; kept for the next call."""
@@ -332,6 +369,16 @@ class Sequential:
         from fastsgd.model.files import save_model
 
         save_model(self, path)
+
+
+def _compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        found = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise ModelError(f"Sequential: dtype is {dtype!r}; it is float32 or float64")
+    return found
 
 
 def _checked(layers: list[Layer]) -> list[Dense]:

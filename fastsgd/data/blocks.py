@@ -1,0 +1,171 @@
+"""Row ranges, the blocks that rows are read in, and reading them.
+
+Ranges are half-open and stand in arrays `spans` (k, 2), ascending and apart: a dataset of a billion rows has few
+enough of them to cut and count without a Python loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Spans = NDArray[np.int64]
+
+
+class Rows(NamedTuple):
+    """Rows in their storage dtype: x (rows, n_features), y (rows, n_targets), weight (rows, 1); y, weight or None."""
+
+    x: NDArray[np.generic]
+    y: NDArray[np.generic] | None
+    weight: NDArray[np.generic] | None
+
+    def each(self, change: Callable[[NDArray[np.generic]], NDArray[np.generic]]) -> Rows:
+        """The rows with each part that there is changed."""
+        x, y, weight = (None if part is None else change(part) for part in self)
+        assert x is not None
+        return Rows(x, y, weight)
+
+
+class Reader(Protocol):
+    """An open source of rows."""
+
+    def read(self, start: int, stop: int) -> Rows:
+        """Source rows start to stop, which lie in one file."""
+
+
+class Block(NamedTuple):
+    """Rows that are read at once: those of `spans` (k, 2), ranges of source rows in ascending order."""
+
+    spans: Spans
+
+    @property
+    def n_rows(self) -> int:
+        return count(self.spans)
+
+    def source_row(self, row: int) -> int:
+        """The source row that is row `row` of the block."""
+        starts = offsets(self.spans)
+        span = int(np.searchsorted(starts, row, side="right")) - 1
+        return int(self.spans[span, 0] + row - starts[span])
+
+
+class Blocks:
+    """The blocks of a dataset, in the order of their rows.
+
+    Attributes
+    ----------
+    largest : int
+        Rows of the largest block.
+    widest : int
+        Rows from the first to the last of the widest block: what is read to get at its own.
+    scattered : bool
+        Whether a block lacks some rows between its first and its last.
+    """
+
+    def __init__(self, spans: Spans, units: NDArray[np.int64]) -> None:
+        """Of the ranges in `spans`, those with the same number in `units` (k,) make a block."""
+        self._spans = spans
+        self._starts = np.append(np.flatnonzero(np.diff(units, prepend=-1)), len(spans))
+        rows = np.add.reduceat(spans[:, 1] - spans[:, 0], self._starts[:-1])
+        widths = spans[self._starts[1:] - 1, 1] - spans[self._starts[:-1], 0]
+        self.largest = int(rows.max())
+        self.widest = int(widths.max())
+        self.scattered = bool((widths > rows).any())
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> Block:
+        return Block(self._spans[self._starts[index] : self._starts[index + 1]])
+
+    def __iter__(self) -> Iterator[Block]:
+        return (self[index] for index in range(len(self)))
+
+
+def count(spans: Spans) -> int:
+    """Rows in some ranges."""
+    return int((spans[:, 1] - spans[:, 0]).sum())
+
+
+def offsets(spans: Spans) -> NDArray[np.int64]:
+    """How many rows stand before each range, and at last how many there are (k + 1,)."""
+    return np.concatenate([[0], np.cumsum(spans[:, 1] - spans[:, 0])])
+
+
+def cut(spans: Spans, files: NDArray[np.int64], unit: int, size: int) -> tuple[Spans, NDArray[np.int64]]:
+    """Cut ranges at the files, at every `unit` rows of a file, and every `size` rows inside a unit.
+
+    `files` says where each file starts, and at last where the last one ends. Returns the pieces, and the number of the
+    unit that each lies in.
+    """
+    parts = -(-unit // size)
+    units = np.concatenate([[0], np.cumsum(-(-np.diff(files) // unit))])  # that stand before each file
+
+    def cell(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        file = np.searchsorted(files, rows, side="right") - 1
+        offset = rows - files[file]
+        cells: NDArray[np.int64] = (units[file] + offset // unit) * parts + offset % unit // size
+        return cells
+
+    first, last = cell(spans[:, 0]), cell(spans[:, 1] - 1)
+    repeats = last - first + 1
+    before = np.cumsum(repeats) - repeats
+    number, part = np.divmod(np.arange(repeats.sum()) + np.repeat(first - before, repeats), parts)
+    file = np.searchsorted(units, number, side="right") - 1
+    origin = files[file] + (number - units[file]) * unit
+    starts = np.maximum(origin + part * size, np.repeat(spans[:, 0], repeats))
+    ends = np.minimum(origin + np.minimum((part + 1) * size, unit), files[file + 1])
+    pieces = np.stack([starts, np.minimum(ends, np.repeat(spans[:, 1], repeats))], axis=1)
+    there = pieces[:, 0] < pieces[:, 1]  # the last unit of a file may be short
+    return pieces[there], number[there]
+
+
+def joined(spans: Spans) -> Spans:
+    """Ascending ranges, with those that touch made one."""
+    apart = spans[1:, 0] != spans[:-1, 1]
+    starts, stops = np.concatenate([[True], apart]), np.concatenate([apart, [True]])
+    return np.stack([spans[starts, 0], spans[stops, 1]], axis=1)
+
+
+def read_block(reader: Reader, block: Block) -> Rows:
+    """The rows of a block; one read from its first to its last row, of which those between its spans are dropped."""
+    first = int(block.spans[0, 0])
+    rows = reader.read(first, int(block.spans[-1, 1]))
+    if len(block.spans) == 1:
+        return rows
+    spans = block.spans - first
+    return rows.each(lambda part: _kept(part, spans))
+
+
+def _kept(part: NDArray[np.generic], spans: Spans) -> NDArray[np.generic]:
+    # Range by range: an index of every row would take more memory than narrow rows do.
+    out = np.empty((count(spans), part.shape[1]), part.dtype)
+    at = 0
+    for start, stop in spans.tolist():
+        out[at : at + stop - start] = part[start:stop]
+        at += stop - start
+    return out
+
+
+def read_rows(reader: Reader, numbers: NDArray[np.int64], files: NDArray[np.int64]) -> Rows:
+    """Some source rows, in the order given."""
+    order = np.argsort(numbers, kind="stable")
+    wanted = numbers[order]
+    runs = np.flatnonzero(np.concatenate([[True], np.diff(wanted) > 1, [True]]))
+    found: list[Rows] = []
+    for begin, end in itertools.pairwise(runs.tolist()):
+        start, stop = int(wanted[begin]), int(wanted[end - 1]) + 1
+        inside = files[(files > start) & (files < stop)]
+        for first, last in itertools.pairwise([start, *inside.tolist(), stop]):
+            run = wanted[begin:end]
+            keep = run[(run >= first) & (run < last)] - first
+            found.append(reader.read(first, last).each(operator.itemgetter(keep)))
+    back = np.argsort(order, kind="stable")
+    x, y, weight = (None if part[0] is None else np.concatenate(part)[back] for part in zip(*found, strict=True))
+    assert x is not None
+    return Rows(x, y, weight)

@@ -1,0 +1,214 @@
+"""HDF5 files and what is in them: opening, finding columns, and errors that say what is wrong and what there is."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastsgd.data.arrays import storage_dtype
+from fastsgd.errors import DataError
+
+Path = str | os.PathLike[str]
+
+# What h5py raises for a damaged file, a missing filter, or a type that NumPy does not have.
+READ_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError)
+_LISTED = 8  # names in a message
+
+
+@dataclass(frozen=True)
+class Column:
+    """One HDF5 dataset, or a field of a compound one.
+
+    Attributes
+    ----------
+    path, field : str, str or None
+    width : int
+        Columns.
+    stored, dtype : numpy.dtype
+        In the file, and as held in memory.
+    rows, chunk_rows : int
+        Rows of a chunk; 0 where it is not chunked.
+    decode_bytes : int
+        Bytes that HDF5 takes to undo the filters of a chunk: what goes in and what comes out.
+    """
+
+    path: str
+    field: str | None
+    width: int
+    stored: np.dtype[np.generic]
+    dtype: np.dtype[np.generic]
+    rows: int
+    chunk_rows: int
+    decode_bytes: int
+
+    @property
+    def name(self) -> str:
+        return self.path if self.field is None else f"{self.path}::{self.field}"
+
+
+def expand(path: Path | Sequence[Path]) -> list[str]:
+    """The files that a path, a list of paths or a glob pattern names.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    try:
+        given = [os.fspath(path)] if isinstance(path, (str, os.PathLike)) else [os.fspath(entry) for entry in path]
+    except TypeError:
+        raise DataError(f"path is {path!r}; it is a file, a list of files, or a glob pattern") from None
+    if not given:
+        raise DataError("no files were given; path is a file, a list of files, or a glob pattern")
+    paths: list[str] = []
+    for item in given:
+        if glob.has_magic(item) and not os.path.exists(item):
+            matches = sorted(match for match in glob.glob(item, recursive=True) if not os.path.isdir(match))
+            if not matches:
+                raise DataError(f"no file matches the pattern {item!r}")
+            paths.extend(matches)
+        else:
+            paths.append(item)
+    return paths
+
+
+def nearest(name: str, names: Sequence[str]) -> list[str]:
+    """The names that one was perhaps meant to be: alike, of other case, or in another group; else the first few."""
+    folded = name.strip("/").casefold()
+    last = folded.rpartition("/")[2]
+    same = [other for other in names if other.casefold().rpartition("/")[2] == last]
+    alike = difflib.get_close_matches(folded, [other.casefold() for other in names], n=3, cutoff=0.5)
+    near = same + [other for match in alike for other in names if other.casefold() == match and other not in same]
+    return near[:_LISTED] or list(names[:_LISTED])
+
+
+@contextmanager
+def opened(path: str, **options: Any) -> Iterator[Any]:
+    """An HDF5 file open for reading.
+
+    Raises
+    ------
+    DataError
+        If it cannot be opened; says what is wrong with it.
+    """
+    import h5py
+
+    if not os.path.exists(path):
+        folder = os.path.dirname(path) or "."
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        near = difflib.get_close_matches(os.path.basename(path), sorted(names))
+        hint = f"; nearby there is {', '.join(map(repr, near))}" if near else ""
+        raise DataError(f"there is no file {path!r}{hint}")
+    if os.path.isdir(path):
+        raise DataError(f"{path!r} is a folder; give a file, or a pattern such as {os.path.join(path, '*.h5')!r}")
+    try:
+        file = h5py.File(path, "r", **options)
+    except PermissionError as error:
+        raise DataError(f"{path!r} may not be read: {error.strerror or error}") from error
+    except OSError as error:
+        if os.path.getsize(path) == 0:
+            what = "is empty: 0 bytes; copy or write it again"
+        elif "truncated file" in str(error):
+            what = "is truncated: its end is missing, as after an interrupted copy; copy or write it again"
+        elif not h5py.is_hdf5(path):
+            what = "is not an HDF5 file"
+        else:
+            what = f"cannot be opened ({error})"
+        raise DataError(f"{path!r} {what}") from error
+    with file:
+        yield file
+
+
+def find_columns(file: Any, path: str, specs: dict[str, list[str]]) -> dict[str, tuple[Column, ...]]:
+    """The columns of each part, all of the same number of rows.
+
+    Raises
+    ------
+    DataError
+        If one is missing or unfit; the message names it, and the nearest names where there are any.
+    """
+    found = {part: tuple(_column(file, path, spec) for spec in listed) for part, listed in specs.items()}
+    columns = [column for part in found.values() for column in part]
+    for column in columns[1:]:
+        if column.rows != columns[0].rows:
+            raise DataError(
+                f"{path}: {columns[0].name!r} has {columns[0].rows} rows, {column.name!r} has {column.rows}; "
+                "they need the same number"
+            )
+    return found
+
+
+def _column(file: Any, path: str, spec: str) -> Column:
+    name, _, field = spec.partition("::")
+    try:
+        item = _find(file, path, name)
+        _require_sources(item, path)
+        dtype, shape = item.dtype, item.shape
+        chunks, filters = item.chunks, item.id.get_create_plist().get_nfilters()
+    except DataError:
+        raise
+    except READ_ERRORS as error:
+        raise DataError(f"{path}: dataset {name!r} cannot be read ({error}); the file may be damaged") from error
+    if shape is None or len(shape) not in (1, 2):
+        raise DataError(f"{path}: dataset {name!r} has shape {shape}; it has one axis, or two: (rows, columns)")
+    width = 1 if len(shape) == 1 else shape[1]
+    decode_bytes = 2 * int(np.prod(chunks, dtype=np.int64)) * dtype.itemsize if chunks and filters else 0
+    if dtype.names is not None:
+        dtype, width = _field(dtype, field, len(shape), f"{path}: dataset {name!r}", name)
+    elif field:
+        raise DataError(f"{path}: dataset {name!r} has no fields, so no {field!r}; name it as {name!r}")
+    if shape[0] == 0 or width == 0:
+        raise DataError(f"{path}: dataset {spec!r} has shape {shape}; it needs at least one row and one column")
+    held = storage_dtype(dtype, f"{path}: dataset {spec!r}")
+    chunk_rows = min(chunks[0], shape[0]) if chunks else 0
+    return Column(name, field or None, width, dtype, held, shape[0], chunk_rows, decode_bytes)
+
+
+def _find(file: Any, path: str, name: str) -> Any:
+    """The h5py dataset of that name."""
+    import h5py
+
+    item = file.get(name)
+    if item is None:
+        names: list[str] = []
+        file.visititems(lambda other, item: names.append(other) if isinstance(item, h5py.Dataset) else None)
+        listing = ", ".join(map(repr, nearest(name, names))) or "no datasets at all"
+        raise DataError(f"{path}: there is no dataset {name!r}; the file has {listing}")
+    if isinstance(item, h5py.Group):
+        inside = [f"{name.rstrip('/')}/{other}".lstrip("/") for other in item][:_LISTED]
+        raise DataError(
+            f"{path}: {name!r} is a group, not a dataset; it holds {', '.join(map(repr, inside)) or 'nothing'}"
+        )
+    if not isinstance(item, h5py.Dataset):
+        raise DataError(f"{path}: {name!r} is a named datatype, not a dataset")
+    return item
+
+
+def _require_sources(item: Any, path: str) -> None:
+    """Raise DataError where a virtual dataset lacks a source: HDF5 would read fill values in its place, in silence."""
+    if not item.is_virtual:
+        return
+    for source in item.virtual_sources():
+        name = source.file_name
+        places = [name, os.path.join(os.path.dirname(path), name)]
+        if name != "." and "%" not in name and not any(map(os.path.exists, places)):
+            raise DataError(f"{path}: the virtual dataset {item.name!r} draws on {name!r}, and there is no such file")
+
+
+def _field(dtype: Any, field: str, axes: int, what: str, name: str) -> tuple[Any, int]:
+    """The dtype and the columns of a field of a table."""
+    if axes != 1:
+        raise DataError(f"{what} is a table of two axes; one with a single axis can be used")
+    if field not in dtype.names:
+        near = ", ".join(map(repr, nearest(field, dtype.names) if field else dtype.names[:_LISTED]))
+        given = f"no field {field!r}; it has" if field else "the fields"
+        raise DataError(f"{what} is a table with {given} {near}; name one as {f'{name}::{dtype.names[0]}'!r}")
+    base, inner = dtype[field].subdtype or (dtype[field], ())
+    return base, int(np.prod(inner, dtype=np.int64))

@@ -1,0 +1,219 @@
+"""One epoch through the swap window, filled by a thread that reads ahead of its consumer."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import traceback
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsgd.data.blocks import Block, Reader, Rows
+from fastsgd.data.order import block_order, drain_key, exchange_key
+
+if TYPE_CHECKING:
+    from fastsgd.data.loader import Loader
+
+# How long the end of a stream waits for its thread, which ends after the block it is reading. A bound, because the
+# garbage collector may end a stream inside a call of h5py, for whose lock the thread then waits.
+_END_SECONDS = 30
+
+
+@dataclass
+class Slab:
+    """Whole batches of rows: x (rows, n_features), y (rows, n_targets), weight (rows,) or (0,).
+
+    The arrays are used again for a later slab: copy what must outlive the next step of the iteration.
+    """
+
+    x: NDArray[np.floating]
+    y: NDArray[np.floating]
+    weight: NDArray[np.floating]
+
+    def first(self, rows: int) -> Slab:
+        """The first `rows` rows."""
+        return Slab(self.x[:rows], self.y[:rows], self.weight[:rows])
+
+
+# Brings rows into a slab: called with the number of the part (0: x, 1: y, 2: weight), its rows, the position of the
+# first of them among those emitted together, and where they go.
+Move = Callable[[int, NDArray[np.generic], int, NDArray[np.floating]], None]
+
+
+class Stream:
+    """The consumer's side: takes slabs, gives them back, and ends the thread with itself."""
+
+    def __init__(self, loader: Loader, epoch: int) -> None:
+        self._free: queue.SimpleQueue[Slab | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Slab | BaseException | None] = queue.SimpleQueue()
+        for _ in range(loader.plan.slabs):
+            self._free.put(loader.empty_slab())
+        self._current: Slab | None = None
+        filler = _Filler(loader, epoch, self._free, self._ready)
+        thread = threading.Thread(target=filler.run, name="fastsgd-loader", daemon=True)
+        # Also at the end of the interpreter: a thread that still read then would crash it.
+        self.close = weakref.finalize(self, _end, self._free, filler.stop, thread)
+        thread.start()
+
+    def next(self) -> Slab | None:
+        """The next slab, or None after the last; raises what the thread raised."""
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        self._current = item
+        return item
+
+    def give_back(self) -> None:
+        """Let the slab be filled again."""
+        if self._current is not None:
+            self._free.put(self._current)
+
+
+def _end(free: queue.SimpleQueue[Slab | None], stop: threading.Event, thread: threading.Thread) -> None:
+    stop.set()
+    free.put(None)
+    # The thread itself gets here if it happens to be the one that collects the garbage.
+    if thread.is_alive() and thread is not threading.current_thread():
+        thread.join(_END_SECONDS)
+
+
+class _StoppedError(Exception):
+    """The consumer has ended the epoch."""
+
+
+class _Filler:
+    """The thread's side of a stream. Holds no reference to the stream, whose end it must not delay."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        epoch: int,
+        free: queue.SimpleQueue[Slab | None],
+        ready: queue.SimpleQueue[Slab | BaseException | None],
+    ) -> None:
+        self.stop = threading.Event()
+        self._loader = loader
+        self._epoch = epoch
+        self._free = free
+        self._ready = ready
+        self._slab: Slab | None = None
+        self._filled = 0
+
+    def run(self) -> None:
+        """Fill slabs until the rows or the consumer end."""
+        try:
+            self._fill_all()
+            self._ready.put(None)
+        except _StoppedError:
+            pass
+        except BaseException as error:
+            # Whoever keeps the error must not keep the window with it, which the frames of its traceback hold.
+            traceback.clear_frames(error.__traceback__)
+            self._ready.put(error)
+
+    def _fill_all(self) -> None:
+        loader = self._loader
+        with loader.dataset.open() as reader:
+            if loader.shuffle:
+                self._through_window(reader)
+            else:
+                for block in loader.blocks:
+                    self._emit(self._read(reader, block), _copy_rows)
+        self._hand_over()
+
+    def _read(self, reader: Reader, block: Block) -> Rows:
+        self._go_on()
+        return self._loader.read(reader, block)
+
+    def _go_on(self) -> None:
+        if self.stop.is_set():
+            raise _StoppedError
+
+    def _through_window(self, reader: Reader) -> None:
+        from fastsgd.kernels.rows import gather_serial
+
+        loader, epoch = self._loader, self._epoch
+        window = _Window(loader, epoch)
+        for index in block_order(len(loader.blocks), loader.seed, epoch):
+            # No name for the rows: they must be gone when the next block is read.
+            self._exchange(window, self._read(reader, loader.blocks[index]))
+        key = drain_key(loader.seed, epoch)
+
+        def drain(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:
+            gather_serial(window.rows[part], key, at, out)
+
+        self._emit(window.rows, drain)
+
+    def _exchange(self, window: _Window, rows: Rows) -> None:
+        """Emit what the rows of a block push out of the window."""
+        from fastsgd.kernels.rows import exchange
+
+        rows = window.admit(rows)
+        start = window.exchanged
+
+        def swap(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:
+            exchange(window.rows[part], rows, out, window.key, start + at)
+
+        self._emit(rows, swap)
+        window.exchanged += len(rows.x)
+
+    def _emit(self, rows: Rows, move: Move) -> None:
+        """Append rows to the slabs."""
+        at, n = 0, len(rows.x)
+        while at < n:
+            self._go_on()
+            if self._slab is None:
+                self._slab = self._free.get()
+                self._filled = 0
+                if self._slab is None:
+                    raise _StoppedError
+            slab = self._slab
+            count = min(n - at, len(slab.x) - self._filled)
+            span = slice(self._filled, self._filled + count)
+            outs = (slab.x[span], slab.y[span], slab.weight[span].reshape(-1, 1))
+            for part, (source, out) in enumerate(zip(rows, outs, strict=True)):
+                if source is not None:
+                    move(part, source[at : at + count], at, out)
+            at += count
+            self._filled += count
+            if self._filled == len(slab.x):
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._slab is not None:
+            self._ready.put(self._slab if self._filled == len(self._slab.x) else self._slab.first(self._filled))
+            self._slab = None
+
+
+class _Window:
+    """Rows in their storage dtype that wait to be pushed out by others."""
+
+    def __init__(self, loader: Loader, epoch: int) -> None:
+        dataset, slots = loader.dataset, loader.plan.window_rows
+        parts = (
+            (dataset.n_features, dataset.dtype),
+            (dataset.n_targets, dataset.target_dtype),
+            (1, dataset.weight_dtype),
+        )
+        self.rows = Rows(*(None if dtype is None else np.empty((slots, width), dtype) for width, dtype in parts))  # type: ignore[arg-type]
+        self.key = exchange_key(loader.seed, epoch)
+        self.exchanged = 0
+        self._held = 0
+
+    def admit(self, rows: Rows) -> Rows:
+        """Put rows into the slots that are still free; returns the others."""
+        entering = min(len(self.rows.x) - self._held, len(rows.x))
+        for slots, part in zip(self.rows, rows, strict=True):
+            if slots is not None and part is not None:
+                slots[self._held : self._held + entering] = part[:entering]
+        self._held += entering
+        return rows.each(lambda part: part[entering:])
+
+
+def _copy_rows(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:
+    np.copyto(out, rows, casting="unsafe")
