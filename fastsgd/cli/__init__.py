@@ -56,10 +56,9 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         cli.main(arguments, prog_name="fastsgd", standalone_mode=False)
-    except Terminated:
-        return 143
-    except (KeyboardInterrupt, click.Abort):
-        return 130
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click makes an Abort of every interrupt.
+        return 143 if isinstance(error.__cause__ or error, Terminated) else 130
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:

@@ -19,10 +19,14 @@ def command(file: str, as_json: bool) -> None:
     if as_json:
         print_json(file=file, datasets=[entry.to_dict() for entry in found])
         return
-    rows: list[tuple[str, ...]] = [("dataset", "shape", "type", "chunks", "filters", "bytes", "stored", "use")]
+    rows: list[tuple[str, ...]] = [("dataset", "shape", "type", "chunk rows", "filters", "bytes", "stored")]
     for entry in found:
-        shape, chunks = " x ".join(map(str, entry.shape)), " x ".join(map(str, entry.chunks or ())) or "contiguous"
-        filters = ", ".join(entry.filters) or "none"
+        shape = " x ".join(map(str, entry.shape)) or "scalar"
+        chunk = str(entry.chunks[0]) if entry.chunks else "contiguous"
         sizes = (as_bytes(entry.nbytes), as_bytes(entry.stored_bytes))
-        rows.append((entry.path, shape, entry.dtype, chunks, filters, *sizes, entry.problem or "fit to train on"))
-    print_table(rows, title=file)
+        rows.append((entry.path, shape, entry.dtype, chunk, ", ".join(entry.filters) or "none", *sizes))
+    click.echo(file)
+    print_table(rows)
+    for entry in found:
+        if entry.problem is not None:
+            click.echo(f"{entry.path} cannot be trained on: {entry.problem}")

@@ -74,13 +74,13 @@ def print_json(**fields: Any) -> None:
     click.echo(json.dumps(fields, allow_nan=False))
 
 
-def print_table(rows: list[tuple[str, ...]], title: str | None = None) -> None:
+def print_table(rows: list[tuple[str, ...]]) -> None:
     """A table; the first row is its header."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows[1:]:

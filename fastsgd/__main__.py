@@ -1,0 +1,5 @@
+"""`python -m fastsgd` is the command line."""
+
+from fastsgd.cli import main
+
+main()
