@@ -56,7 +56,7 @@ class Cipher(NamedTuple):
 @serial
 def make_cipher(key, size):
     """The random permutation of [0, size) that `key` names; size below 2**62."""
-    rows = np.int64(math.ceil(math.sqrt(size)))
+    rows = math.ceil(math.sqrt(size))
     keys = (
         random_bits(key, 0),
         random_bits(key, 1),
@@ -65,7 +65,7 @@ def make_cipher(key, size):
         random_bits(key, 4),
         random_bits(key, 5),
     )
-    return Cipher(np.int64(size), rows, (size + rows - 1) // rows, keys)
+    return Cipher(int(size), rows, (size + rows - 1) // rows, keys)
 
 
 @inlined

@@ -4,8 +4,9 @@ In the rows region a block of rows runs through all layers and back while it is 
 task owns some weights, sums their gradient over all rows of the batch in registers and updates them on the spot: no
 gradient vector exists. Each element has one writer and each sum one order, whoever runs it.
 
-What computes (products, losses, activations) are functions of their own; what only leads from one to the next is
-inlined into the two kernels that are compiled, which halves the time to compile them.
+What computes and stores (products, losses, activations) are functions of their own; what only leads from one to the
+next is inlined into the two kernels that are compiled, which halves the time to compile them. No array of a NamedTuple
+may be stored to in the body of a prange itself: Numba 0.68 stores into a copy there.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def _layer_rows(workspace, buffer, layer, first):
     return Matrix(buffer, start + first * leading, leading, 1)
 
 
-@inlined
+@serial
 def _standardize(network, x, m, out):
     """out (m, n_in) := (x - shift) * scale."""
+    never_inline()
     for i in range(m):
         for j in range(network.shift.size):
             value = x.data[x.start + i * x.row + j]
@@ -141,8 +143,7 @@ def _rows_of(array, start):
 
 @serial
 def _put(array, index, value):
-    """array[index] := value. Written out in a prange, Numba 0.68 would store into a copy of an array that belongs to a
-    NamedTuple."""
+    """array[index] := value"""
     never_inline()
     array[index] = value
 
@@ -168,9 +169,10 @@ def _rows_block(network, state, workspace, x, y, weight, start, m, block):
     _backward(network, workspace, first, rows)
 
 
-@inlined
+@serial
 def _refresh_transposed(network, workspace, layer, start, stop):
     """Copy rows start to stop of a layer's kernel into the columns of its transpose."""
+    never_inline()
     row = network.layers[layer]
     n_in, n_out, at = row[N_IN], row[N_OUT], row[KERNEL]
     if layer > 0 and not row[TRANSPOSED]:
