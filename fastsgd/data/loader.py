@@ -44,6 +44,8 @@ class Loader:
         Says what is wrong with a block of targets.
     slab_limit : int, optional
         Rows of a slab at most.
+    threads : int, optional
+        That gather rows which lie in memory; all, if not given.
 
     Attributes
     ----------
@@ -70,6 +72,7 @@ class Loader:
         shuffle: bool = True,
         check_target: TargetCheck | None = None,
         slab_limit: int | None = None,
+        threads: int | None = None,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise DataError(f"batch_size is {batch_size!r}; it is a whole number from 1 on")
@@ -82,6 +85,7 @@ class Loader:
         self.waited = 0.0
         self.blocks = dataset.blocks()
         self._check_target = check_target
+        self._threads = threads
         self._arrays = dataset.held()
         self._arrays_are_checked = False
         columns = dataset.n_features + dataset.n_targets + (dataset.weight_dtype is not None)
@@ -171,7 +175,7 @@ class Loader:
         from fastsgd.kernels.rows import gather, gather_serial
         from fastsgd.kernels.threads import available_threads, parallel_region
 
-        threads = available_threads(None)
+        threads = available_threads(self._threads)
         key = drain_key(self.seed, epoch)
         slab = self.empty_slab()
         for start in range(0, self.dataset.n_rows, self.plan.slab_rows):

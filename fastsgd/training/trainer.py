@@ -236,6 +236,7 @@ class Trainer:
             dtype=self.model.dtype,
             check_target=target_check(self.loss, self.model),
             slab_limit=max(1, int(_SLAB_WORK / self.model.work_per_row)),
+            threads=self.threads,
             **options,
         )
 
