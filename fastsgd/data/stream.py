@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 # How long the end of a stream waits for its thread, which ends after the block it is reading. A bound, because the
 # garbage collector may end a stream inside a call of h5py, for whose lock the thread then waits.
 _END_SECONDS = 30
+_NICENESS = 10
 
 
 @dataclass
@@ -82,6 +86,17 @@ def _end(free: queue.SimpleQueue[Slab | None], stop: threading.Event, thread: th
         thread.join(_END_SECONDS)
 
 
+def _yield_to_others() -> None:
+    """Lower the priority of this thread, where a thread has one of its own.
+
+    It has slabs to spare, while the threads that compute wait for each other at the end of each region: on two cores a
+    streamed epoch of the seed network took 1.4 times the epoch in memory without this, and 1.1 times with it.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
 class _StoppedError(Exception):
     """The consumer has ended the epoch."""
 
@@ -106,6 +121,7 @@ class _Filler:
 
     def run(self) -> None:
         """Fill slabs until the rows or the consumer end."""
+        _yield_to_others()
         try:
             self._fill_all()
             self._ready.put(None)
