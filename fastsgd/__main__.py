@@ -1,5 +1,6 @@
-"""`python -m fastsgd` is the command line."""
+"""`python -m fastsgd`: the command line."""
 
 from fastsgd.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

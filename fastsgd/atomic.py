@@ -21,7 +21,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     OSError
         If `path` cannot be written; it names `path`, and comes before the block where that can be known.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     mode = _mode(path)
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
@@ -51,7 +51,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             with open(temporary, "wb") as file:
                 file.write(content)
         except OSError as error:
-            raise _about(error, os.fspath(path)) from error
+            raise _about(error, os.fsdecode(path)) from error
 
 
 def _mode(path: str) -> int | None:

@@ -6,16 +6,18 @@ Exit codes: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 on SIGINT,
 from __future__ import annotations
 
 import importlib
-import signal
+import os
 import sys
 import traceback
-from types import FrameType
+from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
+from fastsgd.cli import signals
 from fastsgd.errors import FastSGDError
 
-_COMMANDS = ("evaluate", "inspect", "plot", "predict", "train")
+_COMMANDS = ("inspect", "train", "evaluate", "predict", "plot")
 
 
 class _Commands(click.Group):
@@ -31,34 +33,38 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="fastsgd COMMAND --help tells more about a command, with examples.",
+)
 @click.version_option(package_name="fastsgd", prog_name="fastsgd")
 def cli() -> None:
     """Train dense networks and linear models on HDF5 files of any size."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; handled like an interrupt, but for the exit code."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
-
-
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:]))
-
-
-def run(arguments: list[str]) -> int:
-    """Run a command; returns its exit code."""
-    debug = "--debug" in arguments
+    if "_FASTSGD_COMPLETE" in os.environ:  # a shell asks for completions
+        cli.main(prog_name="fastsgd")
+    signals.install()
     try:
-        cli.main(arguments, prog_name="fastsgd", standalone_mode=False)
-    except (KeyboardInterrupt, click.Abort) as error:
-        # click makes an Abort of every interrupt.
-        return 143 if isinstance(error.__cause__ or error, Terminated) else 130
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt as error:  # one that came while another was handled
+        code = _interrupted(error)
+    signals.ignore()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; returns its exit code."""
+    try:
+        # Not cli.main, which makes every interrupt an abort: SIGTERM has a code of its own.
+        with cli.make_context("fastsgd", list(arguments)) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
@@ -66,13 +72,36 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output, `head` for instance, has seen enough.
-        sys.stderr.close()
+        _discard_output()
         return 1
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exc()
-        expected = isinstance(error, (FastSGDError, OSError, MemoryError))
-        what = str(error) if expected else f"{type(error).__name__}: {error} (an error in fastsgd; --debug shows where)"
-        print(f"fastsgd: {what or type(error).__name__}", file=sys.stderr)
+        print(f"fastsgd: {_described(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    return 143 if isinstance(error, signals.Terminated) else 130
+
+
+def _described(error: Exception) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    elif isinstance(error, MemoryError):
+        text = f"out of memory ({error})" if str(error) else "out of memory"
+    elif isinstance(error, (FastSGDError, OSError)) and str(error):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error} (an error in fastsgd; --debug shows where)"
+    return " ".join(text.split())
+
+
+def _discard_output() -> None:
+    """Send what is still buffered for stdout nowhere: at exit it would be written, and fail, once more."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

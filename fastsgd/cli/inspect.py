@@ -7,11 +7,15 @@ import click
 from fastsgd.cli.options import common_options, print_json, print_table
 
 
-@click.command("inspect")
-@click.argument("file")
+@click.command(
+    "inspect",
+    short_help="List what an HDF5 file holds.",
+    epilog="\b\nExample:\n  fastsgd inspect train.h5",
+)
+@click.argument("file", metavar="FILE")
 @common_options
 def command(file: str, as_json: bool) -> None:
-    """List the datasets of FILE: shape, type, chunks, filters, bytes."""
+    """List the datasets of an HDF5 file: shape, type, chunks, filters, bytes, and bytes as stored in the file."""
     from fastsgd.data.inspection import inspect_file
     from fastsgd.data.plan import as_bytes
 
@@ -19,14 +23,15 @@ def command(file: str, as_json: bool) -> None:
     if as_json:
         print_json(file=file, datasets=[entry.to_dict() for entry in found])
         return
-    rows: list[tuple[str, ...]] = [("dataset", "shape", "type", "chunk rows", "filters", "bytes", "stored")]
+    rows: list[tuple[str, ...]] = [("dataset", "shape", "type", "chunks", "filters", "bytes", "stored")]
     for entry in found:
-        shape = " x ".join(map(str, entry.shape)) or "scalar"
-        chunk = str(entry.chunks[0]) if entry.chunks else "contiguous"
-        sizes = (as_bytes(entry.nbytes), as_bytes(entry.stored_bytes))
-        rows.append((entry.path, shape, entry.dtype, chunk, ", ".join(entry.filters) or "none", *sizes))
-    click.echo(file)
-    print_table(rows)
+        shape, chunks = "x".join(map(str, entry.shape)), "x".join(map(str, entry.chunks or ())) or "contiguous"
+        kind = "compound" if entry.dtype.startswith(("[", "{")) else entry.dtype
+        sizes = as_bytes(entry.nbytes), as_bytes(entry.stored_bytes)
+        rows.append((entry.path, shape or "scalar", kind, chunks, " ".join(entry.filters) or "none", *sizes))
+    click.echo(f"{file}: {len(found)} dataset{'' if len(found) == 1 else 's'}")
+    if found:
+        print_table(rows, right=("shape", "chunks", "bytes", "stored"))
     for entry in found:
-        if entry.problem is not None:
-            click.echo(f"{entry.path} cannot be trained on: {entry.problem}")
+        if entry.problem:
+            click.echo(f"{entry.path!r} cannot be trained on: {entry.problem}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -13,72 +15,173 @@ from fastsgd.cli.options import (
     HISTORY_FILE,
     MODEL_FILE,
     RUN_FILE,
+    as_json_line,
     common_options,
     data_options,
+    loss_option,
+    memory_option,
+    metric_option,
     open_dataset,
     print_json,
+    threads_option,
 )
+from fastsgd.cli.signals import undisturbed
+from fastsgd.errors import DataError
 
-_LOSSES = ("mse", "mae", "binary_crossentropy", "sparse_categorical_crossentropy")
+_HIDDEN = ("relu", "tanh", "sigmoid", "linear")
 _LAST = {"binary_crossentropy": "sigmoid", "sparse_categorical_crossentropy": "softmax"}
+_MOST_CLASSES = 100_000
+_COUNT = click.IntRange(min=1)
 
 
-@click.command("train")
+@click.command(
+    "train",
+    short_help="Train a model and write it to a folder.",
+    epilog="""\b
+Examples:
+  fastsgd train train.h5 -x X -y y --standardize --layers 64,64 --out run
+  fastsgd train 'part*.h5' -x X -y label --layers 128 --out run \\
+    --loss sparse_categorical_crossentropy --validation 0.1 --metric accuracy""",
+)
 @data_options(target=True)
 @click.option("--out", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Folder for the results.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
-@click.option("--layers", default="", metavar="64,64", help="Units of the hidden layers; none is a linear model.")
-@click.option("--activation", default="relu", show_default=True, help="Of the hidden layers.")
-@click.option("--loss", type=click.Choice(_LOSSES), default="mse", show_default=True)
-@click.option("--classes", type=click.IntRange(min=2), help="Classes of the labels; counted if not given.")
-@click.option("--metric", "metrics", multiple=True, help="mse, mae, rmse or accuracy, on the validation rows.")
-@click.option("--standardize", is_flag=True, help="Shift and scale the inputs; learned in one pass.")
-@click.option("--learning-rate", type=float, default=0.01, show_default=True)
-@click.option("--momentum", type=float, default=0.0, show_default=True)
-@click.option("--nesterov", is_flag=True)
-@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--validation", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Share of rows held out.")
-@click.option("--memory", metavar="SIZE", help='Budget for data, like "512MB".  [default: 1GB]')
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="[default: all]")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option("--layers", default="", metavar="64,64", help="Units of the hidden layers.  [default: none, so linear]")
+@click.option(
+    "--activation",
+    type=click.Choice(_HIDDEN),
+    metavar="NAME",
+    default="relu",
+    show_default=True,
+    help=f"Of the hidden layers: {', '.join(_HIDDEN)}.",
+)
+@loss_option(default="mse", show_default=True)
+@click.option(
+    "--classes",
+    type=click.IntRange(min=2),
+    metavar="N",
+    show_default="the largest label and one",
+    help="Classes, for sparse_categorical_crossentropy; labels go from 0 on.",
+)
+@click.option("--standardize", is_flag=True, help="Shift and scale the inputs; learned in one pass before training.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="RATE",
+    default=0.01,
+    show_default=True,
+    help="How far a step goes.",
+)
+@click.option(
+    "--momentum",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    default=0.0,
+    show_default=True,
+    help="How much of a step the next one keeps; often 0.9.",
+)
+@click.option("--nesterov", is_flag=True, help="Nesterov's form of momentum.")
+@click.option("--epochs", type=_COUNT, metavar="N", default=1, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=_COUNT, metavar="N", default=32, show_default=True, help="Rows of a step.")
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    default=0.0,
+    help="Share of the rows that is held out and evaluated after each epoch.",
+)
+@metric_option
+@memory_option("1GB")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Draws start parameters, order of rows and held-out rows.",
+)
+@threads_option
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="To compute in."
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @common_options
 def command(data: tuple[str, ...], out: str, as_json: bool, quiet: bool, overwrite: bool, **settings: Any) -> None:
-    """Train a model on HDF5 files and write it to a folder.
+    """Train a network on the rows of DATA and write it to a folder.
 
-    DIR gets model.safetensors, history.csv and run.json.
+    DATA is one or more HDF5 files, or a quoted pattern like "part*.h5". The folder gets model.safetensors, history.csv
+    (a line an epoch) and run.json (settings and results). Ctrl-C stops the run and writes the model so far.
     """
     model_path = os.path.join(out, MODEL_FILE)
     if os.path.exists(model_path) and not overwrite:
         raise click.UsageError(f"{model_path} exists; choose another --out, or give --overwrite")
-    trainer, train, held_out = _prepared(data, settings)
-    os.makedirs(out, exist_ok=True)
-    report = _Report(as_json, quiet)
-    try:
-        trainer.fit(
-            train,
-            validation=held_out,
-            progress=report,
-            **{name: settings[name] for name in ("epochs", "batch_size", "seed", "memory")},
-        )
-    except KeyboardInterrupt:
-        if report.epochs:
-            _write(out, trainer, report, settings, finished=False)
-            click.echo(
-                f"fastsgd: stopped; the model so far, {len(report.epochs)} whole epochs and a part, is in {model_path}",
-                err=True,
+    _check_usage(settings)
+    with _folder(out):
+        trainer, train, held_out = _prepared(data, settings)
+        report = _Report(as_json, quiet)
+        about = {"data": list(data), **settings}
+        try:
+            trainer.fit(
+                train,
+                validation=held_out,
+                progress=report,
+                **{name: settings[name] for name in ("epochs", "batch_size", "seed", "memory")},
             )
-        else:
-            click.echo("fastsgd: stopped in the first epoch; nothing was written", err=True)
-        raise
-    _write(out, trainer, report, settings, finished=True)
+        except (KeyboardInterrupt, BrokenPipeError) as stop:
+            if report.rows:
+                _write(out, trainer, report, about, finished=False)
+                click.echo(f"fastsgd: stopped in epoch {report.epoch}; the model so far is in {model_path}", err=True)
+            else:
+                click.echo("fastsgd: stopped before the first step; nothing was written", err=True)
+            if as_json and isinstance(stop, KeyboardInterrupt):
+                print_json(event="stopped", model=model_path if report.rows else None, **_results(report))
+            raise
+        _write(out, trainer, report, about, finished=True)
     if as_json:
         print_json(event="done", model=model_path, **_results(report))
     elif not quiet:
         peak = _results(report)["peak_memory_bytes"] / 1e6
         click.echo(f"wrote {model_path}, {HISTORY_FILE} and {RUN_FILE}; peak memory {peak:.0f} MB", err=True)
+
+
+def _check_usage(settings: dict[str, Any]) -> None:
+    """Refuse options that do not go together, before any file is opened."""
+    settings["layers"] = _units(settings["layers"])
+    if settings["nesterov"] and not settings["momentum"]:
+        raise click.UsageError("--nesterov needs --momentum above 0")
+    if settings["classes"] and settings["loss"] != "sparse_categorical_crossentropy":
+        raise click.UsageError("--classes goes with --loss sparse_categorical_crossentropy")
+    if settings["metrics"] and not settings["validation"]:
+        raise click.UsageError("--metric is of held-out rows, and needs --validation above 0")
+
+
+def _units(layers: str) -> list[int]:
+    try:
+        units = [int(part) for part in layers.split(",")] if layers.strip() else []
+    except ValueError:
+        units = [0]
+    if any(count < 1 for count in units):
+        raise click.BadParameter(f"{layers!r} is no list of whole numbers from 1 on, like 64,64", param_hint="--layers")
+    return units
+
+
+@contextmanager
+def _folder(path: str) -> Iterator[None]:
+    """A folder to write to; what of it was made here goes again if it is left empty."""
+    made: list[str] = []
+    above = os.path.abspath(path)
+    while not os.path.exists(above):
+        made.append(above)
+        above = os.path.dirname(above)
+    try:
+        os.makedirs(path, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                os.rmdir(folder)
 
 
 def _prepared(data: tuple[str, ...], settings: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -92,9 +195,9 @@ def _prepared(data: tuple[str, ...], settings: dict[str, Any]) -> tuple[Any, Any
     )
     outputs = whole.n_targets
     if settings["loss"] == "sparse_categorical_crossentropy":
-        outputs = settings["classes"] or _count_classes(whole)
+        outputs = settings["classes"] or _count_classes(data, settings["target"], settings["memory"])
     layers: list[Any] = [Standardize()] if settings["standardize"] else []
-    layers += [Dense(units, settings["activation"]) for units in _units(settings["layers"])]
+    layers += [Dense(units, settings["activation"]) for units in settings["layers"]]
     layers.append(Dense(outputs, _LAST.get(settings["loss"], "linear")))
     model = Sequential(layers, input_dim=whole.n_features, seed=settings["seed"], dtype=settings["dtype"])
     optimizer = SGD(settings["learning_rate"], momentum=settings["momentum"], nesterov=settings["nesterov"])
@@ -102,25 +205,39 @@ def _prepared(data: tuple[str, ...], settings: dict[str, Any]) -> tuple[Any, Any
     return trainer, train, held_out
 
 
-def _units(layers: str) -> list[int]:
-    try:
-        return [int(units) for units in layers.split(",") if layers.strip()]
-    except ValueError:
-        raise click.BadParameter(f"{layers!r} is no list of numbers like 64,64", param_hint="--layers") from None
-
-
-def _count_classes(dataset: Any) -> int:
-    largest = max(float(batch[1].max()) for batch in dataset.batches(65536, shuffle=False, dtype="float64"))
+def _count_classes(data: tuple[str, ...], target: tuple[str, ...], memory: str) -> int:
+    """One more than the largest label; reads the labels alone."""
+    labels = open_dataset(data, features=target)
+    largest = max(
+        float(batch[0].max()) for batch in labels.batches(65536, shuffle=False, memory=memory, dtype="float64")
+    )
+    if largest >= _MOST_CLASSES:
+        raise DataError(
+            f"the largest label in {', '.join(map(repr, target))} is {largest:g}; a class is a whole number from 0 on. "
+            f"If there are more than {_MOST_CLASSES:,} classes, give --classes"
+        )
     return max(2, int(largest) + 1)
 
 
 class _Report:
-    """Shows progress as the options ask, and keeps the epochs, which an interrupted run still writes."""
+    """Shows progress as the options ask, and keeps what an interrupted run still writes.
+
+    Attributes
+    ----------
+    epochs : list of dict
+        The records of the whole epochs.
+    epoch : int
+        The number of the current epoch, from 1.
+    rows : int
+        Rows that have been trained on.
+    """
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
         from fastsgd.training.progress import make_progress
 
         self.epochs: list[dict[str, Any]] = []
+        self.epoch = 0
+        self.rows = 0
         self._json = as_json
         self._display = make_progress(not (as_json or quiet))
 
@@ -130,9 +247,11 @@ class _Report:
             print_json(event="plan", plan=text)
 
     def start_epoch(self, epoch: int, epochs: int, rows: int) -> None:
+        self.epoch = epoch + 1
         self._display.start_epoch(epoch, epochs, rows)
 
     def advance(self, rows: int, loss: float) -> None:
+        self.rows += rows
         self._display.advance(rows, loss)
 
     def end_epoch(self, record: dict[str, Any]) -> None:
@@ -150,8 +269,8 @@ def _results(report: _Report) -> dict[str, Any]:
 
     return {
         "epochs": len(report.epochs),
-        "last": report.epochs[-1],
-        "rows_per_second": peak_rows_per_second(report.epochs),
+        "last": report.epochs[-1] if report.epochs else None,
+        "rows_per_second": peak_rows_per_second(report.epochs) if report.epochs else None,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
@@ -161,7 +280,8 @@ def _write(out: str, trainer: Any, report: _Report, settings: dict[str, Any], *,
     from fastsgd.atomic import write_whole
     from fastsgd.training import History
 
-    trainer.model.save(os.path.join(out, MODEL_FILE))
-    History(report.epochs).to_csv(os.path.join(out, HISTORY_FILE))
     about = {"fastsgd": __version__, "finished": finished, "settings": settings, **_results(report)}
-    write_whole(os.path.join(out, RUN_FILE), json.dumps(about, indent=1).encode())
+    with undisturbed():
+        trainer.model.save(os.path.join(out, MODEL_FILE))
+        History(report.epochs).to_csv(os.path.join(out, HISTORY_FILE))
+        write_whole(os.path.join(out, RUN_FILE), as_json_line(about, indent=1).encode())

@@ -100,7 +100,7 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
 
 
 def _require_finite(model: Sequential) -> None:
-    """Raise ModelError for a parameter that is NaN or infinite: such a model is neither saved nor loaded."""
+    """Raise ModelError if a parameter is NaN or infinite: such a model is neither saved nor loaded."""
     for key, view in model.parameters.items():
         if not np.isfinite(view).all():
             raise ModelError(f"array {key!r} holds a value that is not finite")
@@ -152,5 +152,6 @@ def _check_arrays(model: Sequential, input_dim: int, stored: Mapping[str, tuple[
         if key not in expected:
             raise ValueError(f"array {reprlib.repr(key)} belongs to no layer")
         if stored[key] != (dtype, expected[key]):
-            found, shape = stored[key]
-            raise ValueError(f"array {key!r} is {found} of shape {shape}, not {dtype} of {expected[key]}")
+            raise ValueError(
+                f"array {key!r} is {stored[key][0]} of shape {stored[key][1]}, not {dtype} of {expected[key]}"
+            )

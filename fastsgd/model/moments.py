@@ -11,38 +11,35 @@ from fastsgd.errors import DataError
 class Moments:
     """Moments of each column, merged in float64 from stretches of rows (Chan, Golub and LeVeque 1983).
 
-    Parameters
-    ----------
-    columns : int
+    All is reckoned from the first row on: a small spread around a large mean keeps its digits, and a column that does
+    not vary has a spread of exactly 0.
     """
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self) -> None:
         self._count = 0
-        self._mean = np.zeros(columns)
-        self._squares = np.zeros(columns)
-        self._low = np.full(columns, np.inf)
-        self._high = np.full(columns, -np.inf)
+        self._first: NDArray[np.float64] = np.zeros(0)
+        self._mean: NDArray[np.float64] = np.zeros(0)
+        self._squares: NDArray[np.float64] = np.zeros(0)
 
     def add(self, x: NDArray[np.float64]) -> None:
         """Take in some rows (rows, columns)."""
-        self._low = np.minimum(self._low, x.min(axis=0))
-        self._high = np.maximum(self._high, x.max(axis=0))
+        if self._count == 0:
+            self._first = x[0].copy()
+            self._mean, self._squares = np.zeros((2, x.shape[1]))
         with np.errstate(over="ignore", invalid="ignore"):
+            x = x - self._first
             here = x.mean(axis=0)
-            centred = x - here
-            # What rounding left over in the mean: with it, a small spread around a large mean keeps all its digits.
-            rest = centred.mean(axis=0)
-            squares = np.square(centred).sum(axis=0) - len(x) * np.square(rest)
-            difference = here + rest - self._mean
+            x -= here
+            difference = here - self._mean
             share = len(x) / (self._count + len(x))
-            self._squares += squares + np.square(difference) * self._count * share
+            self._squares += np.square(x).sum(axis=0) + np.square(difference) * self._count * share
             self._mean += difference * share
         self._count += len(x)
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean of each column."""
-        return np.where(self._low == self._high, self._low, self._mean)
+        return self._first + self._mean
 
     def scale(self, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
         """What brings each column to standard deviation 1, in `dtype`; 1 for a column that does not vary.
@@ -50,18 +47,15 @@ class Moments:
         Raises
         ------
         DataError
-            If the standard deviation of a column is beyond the largest number there is.
+            If the variance of a column is beyond the largest number there is.
         """
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            deviation = np.sqrt(self._squares / self._count)
-            wide = np.flatnonzero(~np.isfinite(deviation))
-            if wide.size:
-                j = int(wide[0])
-                raise DataError(
-                    f"column {j} of the features goes from {self._low[j]:g} to {self._high[j]:g}, too far to be "
-                    "standardized; divide it before, or leave it out"
-                )
+        deviation = np.sqrt(self._squares / self._count)
+        wide = np.flatnonzero(~np.isfinite(deviation))
+        if wide.size:
+            raise DataError(
+                f"column {wide[0]} of the features spreads too far to be standardized: its variance is no finite "
+                "number; divide it before, or leave it out"
+            )
+        with np.errstate(over="ignore", divide="ignore"):
             scale = (1 / deviation).astype(dtype)
-        # Rounding gives a constant column a spread above 0, and the scale of the least spreads is infinite.
-        varies = (self._low < self._high) & np.isfinite(scale)
-        return np.where(varies, scale, dtype.type(1))
+        return np.where(np.isfinite(scale), scale, dtype.type(1))

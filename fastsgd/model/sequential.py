@@ -233,8 +233,9 @@ class Sequential:
         if not self.standardizes:
             raise ModelError("learn_standardization: the model has no Standardize() layer")
         self._require_features(dataset.n_features)
-        moments = Moments(dataset.n_features)
-        with closing(dataset.batches(8192, shuffle=False, memory=memory, dtype=self.dtype)) as batches:  # type: ignore[type-var]
+        moments = Moments()
+        rows = dataset.batches(8192, shuffle=False, memory=memory, dtype=self.dtype)
+        with closing(rows) as batches:  # type: ignore[type-var]
             for batch in batches:
                 moments.add(batch[0].astype(np.float64, copy=False))
         mean, scale = moments.mean.astype(self.dtype), moments.scale(self.dtype)
@@ -290,7 +291,8 @@ class Sequential:
             self._require_features(source.n_features)
             out = self._output(out, source.n_rows)
             at = 0
-            with closing(source.batches(batch_size, shuffle=False, memory=memory, dtype=self.dtype)) as batches:  # type: ignore[type-var]
+            stream = source.batches(batch_size, shuffle=False, memory=memory, dtype=self.dtype)
+            with closing(stream) as batches:  # type: ignore[type-var]
                 for batch in batches:
                     self._forward(batch[0], out[at : at + len(batch[0])], raw, threads, batch_size)
                     at += len(batch[0])
@@ -324,10 +326,11 @@ class Sequential:
             return np.empty(shape, self.dtype)
         if not isinstance(out, np.ndarray):
             raise DataError(f"predict: out is a {type(out).__name__}; it is an array")
-        if out.shape != shape or out.dtype != self.dtype or not (out.flags.carray and out.flags.writeable):
+        if out.shape != shape or out.dtype != self.dtype or not out.flags.carray:
             raise DataError(
-                f"predict: out is {out.dtype} of shape {out.shape}; it is {self.dtype} of shape {shape}, C-contiguous, "
-                "aligned and writeable"
+                f"predict: out takes a C-contiguous, aligned, writeable array of {self.dtype} and shape {shape}; this "
+                f"one is {out.dtype} of shape {out.shape}, contiguous {out.flags.c_contiguous}, aligned "
+                f"{out.flags.aligned}, writeable {out.flags.writeable}"
             )
         return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import reprlib
 from typing import Any
 
 from fastsgd.atomic import replacing, write_whole
@@ -36,9 +37,15 @@ class History:
         return {key: [epoch.get(key) for epoch in self.epochs] for key in self._columns()}
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a line an epoch, with a header."""
+        """Write a line an epoch, with a header.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; it appears whole or not at all.
+        """
         text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
+        writer = csv.DictWriter(text, self._columns() or ["epoch", "loss"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.epochs)
         write_whole(path, text.getvalue().encode())
@@ -52,15 +59,17 @@ class History:
         FastSGDError
             If the file is missing or holds something else.
         """
+        name = os.fsdecode(path)
         try:
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            epochs = [{key: _number(value) for key, value in row.items() if value} for row in rows]
-        except (OSError, ValueError, AttributeError) as error:
-            raise FastSGDError(f"{os.fspath(path)!r} is no history file ({error})") from error
-        if not epochs or "loss" not in epochs[0]:
-            raise FastSGDError(f"{os.fspath(path)!r} is no history file: it has no column 'loss'")
-        return cls(epochs)
+            with open(name, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file, strict=True)
+                if not {"epoch", "loss"} <= set(reader.fieldnames or ()):
+                    raise FastSGDError(f"{name!r} is no history file: its first line does not name 'epoch' and 'loss'")
+                return cls([_record(row, f"{name!r} is no history file: line {reader.line_num}") for row in reader])
+        except OSError as error:
+            raise FastSGDError(f"the history file {name!r} cannot be read: {error.strerror or error}") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise FastSGDError(f"{name!r} is no history file ({error})") from error
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw the learning curve.
@@ -77,7 +86,9 @@ class History:
         Raises
         ------
         FastSGDError
-            If matplotlib is not installed, or there is no epoch to draw.
+            If matplotlib is not installed, or there is no epoch to draw, or no picture of that format can be made.
+        OSError
+            If the file cannot be written; it appears whole or not at all.
         """
         if not self.epochs:
             raise FastSGDError("there is no epoch to plot yet")
@@ -98,7 +109,12 @@ class History:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
         if path is not None:
-            ending = os.path.splitext(os.fspath(path))[1].lstrip(".") or "png"
+            ending = os.path.splitext(os.fsdecode(path))[1].lstrip(".").lower() or "png"
+            formats = figure.canvas.get_supported_filetypes()
+            if ending not in formats:
+                raise FastSGDError(
+                    f"{os.fsdecode(path)!r} ends in no format of pictures; there are {', '.join(sorted(formats))}"
+                )
             with replacing(path) as temporary:
                 figure.savefig(temporary, format=ending, dpi=150)
         return figure
@@ -109,6 +125,18 @@ def peak_rows_per_second(epochs: list[dict[str, Any]]) -> float:
     return max(float(epoch["rows_per_second"]) for epoch in epochs)
 
 
-def _number(text: str) -> float | int:
-    value = float(text)
-    return int(value) if value.is_integer() and "." not in text and "e" not in text.lower() else value
+def _record(row: dict[str | Any, Any], where: str) -> dict[str, Any]:
+    """The figures of a line of a file, or a FastSGDError that says where they are wrong."""
+    record: dict[str, Any] = {}
+    for key, text in row.items():
+        if key is None or text is None:
+            raise FastSGDError(f"{where} has more or fewer fields than the first line")
+        if text:
+            try:
+                record[key] = int(text) if text.isdecimal() else float(text)
+            except ValueError:
+                raise FastSGDError(f"{where} has {reprlib.repr(text)} in column {key!r}, which is no number") from None
+    for key in ("epoch", "loss"):
+        if key not in record:
+            raise FastSGDError(f"{where} has no {key!r}")
+    return record

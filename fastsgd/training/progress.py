@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from fastsgd.errors import ModelError
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told what happens; shows it or not."""
 
@@ -38,10 +42,19 @@ class Silent:
 def summary_line(record: dict[str, Any]) -> str:
     """The figures of an epoch in one line."""
     parts = [f"{key} {value:.5g}" for key, value in record.items() if key not in _NOT_SHOWN]
-    return "  ".join([*parts, f"{record['rows_per_second']:,.0f} rows/s", f"{record['seconds']:.1f} s"])
+    return "  ".join([*parts, f"{_short(record['rows_per_second'])} rows/s", f"{record['seconds']:.1f} s"])
 
 
 _NOT_SHOWN = {"epoch", "seconds", "rows_per_second", "waited"}
+
+
+def _short(count: float) -> str:
+    """A number in three digits: "211 k"."""
+    for unit in ("", " k", " M"):
+        if count < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} G"
 
 
 class Lines(Silent):
@@ -61,20 +74,24 @@ class Lines(Silent):
 
 
 class Bar:
-    """A live bar on the terminal, and a line for each epoch that is over."""
+    """A live bar on the terminal, and a line for each epoch that is over.
+
+    Before the first rows come, a clock runs: standardization, reading and, once on a machine, compiling take a while.
+    """
 
     def __init__(self) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
 
         self._console = Console(stderr=True)
-        self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows  loss {task.fields[loss]}"),
-            TimeRemainingColumn(),
+        clock = progress.SpinnerColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn()
+        self._wait = progress.Progress(*clock, console=self._console, transient=True)
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("rows  loss {task.fields[loss]}"),
+            progress.TimeRemainingColumn(),
             console=self._console,
             transient=True,
         )
@@ -83,15 +100,22 @@ class Bar:
         self._loss_sum = 0.0
         self._rows = 0
 
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def plan(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._line(text)
+        self._wait.add_task("getting ready (a first run compiles for up to a minute)", total=None)
+        self._wait.start()
 
     def start_epoch(self, epoch: int, epochs: int, rows: int) -> None:
         self._epochs, self._loss_sum, self._rows = epochs, 0.0, 0
         self._task = self._bar.add_task(f"epoch {epoch + 1}/{epochs}", total=rows, loss="...")
-        self._bar.start()
 
     def advance(self, rows: int, loss: float) -> None:
+        if self._rows == 0:
+            self._wait.stop()
+            self._bar.start()
         self._loss_sum += loss * rows
         self._rows += rows
         self._bar.update(self._task, advance=rows, loss=f"{self._loss_sum / self._rows:.5g}")
@@ -99,16 +123,27 @@ class Bar:
     def end_epoch(self, record: dict[str, Any]) -> None:
         self._bar.remove_task(self._task)
         self._bar.stop()
-        self._console.print(f"epoch {record['epoch'] + 1}/{self._epochs}  {summary_line(record)}", highlight=False)
+        self._line(f"epoch {record['epoch'] + 1}/{self._epochs}  {summary_line(record)}")
 
     def close(self) -> None:
+        self._wait.stop()
         self._bar.stop()
 
 
 def make_progress(progress: bool | Literal["auto"] | Progress) -> Progress:
-    """The display for `progress=`: "auto" shows a bar on a terminal and nothing elsewhere; True, lines elsewhere."""
-    if progress is False or (progress == "auto" and not sys.stderr.isatty()):
+    """The display for `progress=`: "auto" shows a bar on a terminal and nothing elsewhere; True, lines elsewhere.
+
+    Raises
+    ------
+    ModelError
+        If it is neither True, False, "auto" nor a `Progress`.
+    """
+    # A process without a console has no stderr at all.
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if progress is False or (progress == "auto" and not terminal):
         return Silent()
     if progress is True or progress == "auto":
-        return Bar() if sys.stderr.isatty() else Lines()
+        return Bar() if terminal and os.environ.get("TERM") != "dumb" else Lines()
+    if not isinstance(progress, Progress):
+        raise ModelError(f"fit: progress is {progress!r}; it is True, False, 'auto' or an object that shows progress")
     return progress

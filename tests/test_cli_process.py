@@ -1,0 +1,275 @@
+"""The command line as a process: signals, pipes that close, terminals, and how it is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import fastsgd as fs
+
+RESULTS = ["history.csv", "model.safetensors", "run.json"]
+PATIENCE = 120  # seconds until a process is taken to hang
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data and a model."""
+    folder = tmp_path_factory.mktemp("process")
+    x = np.random.default_rng(0).normal(size=(200_000, 3)).astype(np.float32)
+    with h5py.File(folder / "data.h5", "w") as file:
+        file["X"], file["y"] = x, x[:, 0]
+    fs.Sequential([fs.Dense(1)], input_dim=3).save(folder / "model.safetensors")
+    return folder
+
+
+def content(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def arguments(*words):
+    return [sys.executable, "-m", "fastsgd", *map(str, words)]
+
+
+@contextmanager
+def started(*words, folder, **options):
+    """A process of the command line; killed if a test leaves it running."""
+    process = subprocess.Popen(arguments(*words), cwd=folder, text=True, **options)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def endless(out, *options):
+    """Training that only a signal ends."""
+    source = ["data.h5", "-x", "X", "-y", "y", "--batch-size", 1000]
+    return ["train", *source, "--epochs", 10**9, "--learning-rate", 1e-6, "--out", out, *options]
+
+
+def follow(process, epochs):
+    """Read what training tells until so many epochs are over."""
+    events = []
+    while sum(event["event"] == "epoch" for event in events) < epochs:
+        events.append(json.loads(process.stdout.readline()))
+    return events
+
+
+@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_training_keeps_the_model(place, tmp_path, number, code, times):
+    out = tmp_path / "run"
+    with started(*endless(out, "--json"), folder=place, stdout=-1, stderr=-1) as process:
+        seen = follow(process, 2)
+        for _ in range(times):
+            process.send_signal(number)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code
+    assert errors.startswith("fastsgd: stopped in epoch ")
+    assert errors.endswith(f"; the model so far is in {out}/model.safetensors\n")
+    assert errors.count("\n") == 1
+    events = seen + [json.loads(line) for line in rest.splitlines()]
+    assert [event["event"] for event in events] == ["plan", *["epoch"] * (len(events) - 2), "stopped"]
+    assert content(out) == RESULTS
+    history = fs.History.from_csv(out / "history.csv").epochs
+    assert history == [{key: value for key, value in event.items() if key != "event"} for event in events[1:-1]]
+    about = json.loads((out / "run.json").read_text())
+    assert (about["finished"], about["epochs"]) == (False, len(history))
+    model = fs.load_model(out / "model.safetensors")
+    start = fs.Sequential([fs.Dense(1)], input_dim=3)
+    assert np.isfinite(model.predict(np.ones((1, 3)))).all()
+    assert not np.array_equal(model.network.parameters, start.network.parameters)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_start_leaves_all_or_nothing(place, tmp_path, number):
+    out = tmp_path / "new" / "run"
+    with started(*endless(out, "--json", "--standardize"), folder=place, stdout=-1, stderr=-1) as process:
+        assert json.loads(process.stdout.readline())["event"] == "plan"
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode in (130, 143)
+    if "nothing was written" in errors:
+        assert content(tmp_path) == []
+        assert json.loads(rest)["model"] is None
+    else:
+        assert content(out) == RESULTS
+        assert fs.load_model(out / "model.safetensors").input_dim == 3
+
+
+LOSING = """
+import os, signal, sys
+from fastsgd.cli import signals
+signals.install()
+class Losing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        for _ in range(1000):
+            pass
+try:
+    Losing()
+    while True:
+        pass
+except KeyboardInterrupt as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(("name", "raised"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")])
+def test_a_signal_that_is_lost_in_a_destructor_comes_again(name, raised):
+    done = subprocess.run(
+        [sys.executable, "-c", LOSING.format(name=name)], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    assert (done.stdout, done.stderr) == (f"{raised}\n", "")
+
+
+def test_other_errors_in_destructors_are_still_shown():
+    code = "from fastsgd.cli import signals; signals.install()\nclass A:\n def __del__(self): 1 / 0\nA()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    code = (
+        "import os, signal; from fastsgd.cli import signals; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "signals.install(); os.kill(os.getpid(), signal.SIGINT); print('on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert done.stdout == "on\n"
+
+
+def test_a_signal_keeps_an_earlier_run_whole(place, tmp_path):
+    out = tmp_path / "run"
+    first = ["train", "data.h5", "-x", "X", "-y", "y", "--batch-size", 1000, "--out", out, "--json"]
+    subprocess.run(arguments(*first), cwd=place, check=True, capture_output=True, timeout=PATIENCE)
+    before = (out / "model.safetensors").read_bytes()
+    with started(*endless(out, "--json", "--overwrite"), folder=place, stdout=-1, stderr=-1) as process:
+        follow(process, 1)
+        assert (out / "model.safetensors").read_bytes() == before  # nothing is replaced before the end
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    assert content(out) == RESULTS
+    assert (out / "model.safetensors").read_bytes() != before
+
+
+def test_training_whose_reader_goes_away_keeps_the_model(place, tmp_path):
+    out = tmp_path / "run"
+    with started(*endless(out, "--json"), folder=place, stdout=-1, stderr=-1) as process:
+        follow(process, 1)
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.wait(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert errors.startswith("fastsgd: stopped in epoch ")
+    assert errors.count("\n") == 1
+    assert content(out) == RESULTS
+    assert fs.load_model(out / "model.safetensors").input_dim == 3
+
+
+@pytest.mark.parametrize("words", [["inspect", "data.h5"], ["--help"], ["inspect", "data.h5", "--json"]])
+def test_output_that_nobody_reads(place, words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        arguments(*words), cwd=place, stdout=writing, stderr=subprocess.PIPE, timeout=PATIENCE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@contextmanager
+def on_terminal(*words, folder, stream, columns=100):
+    """A process one of whose streams is a terminal, and our end of that terminal."""
+    ours, theirs = pty.openpty()
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: theirs}
+    setting = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "40"}
+    try:
+        with started(*words, folder=folder, env=setting, **streams) as process:
+            os.close(theirs)  # so that reading ends with the process
+            yield process, ours
+    finally:
+        os.close(ours)
+
+
+def read_until(end, text):
+    """What a terminal shows up to a text; OSError if the process ends before."""
+    seen = b""
+    while text not in seen:
+        seen += os.read(end, 4096)
+    return seen.decode()
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.h5"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_prediction_leaves_nothing(place, tmp_path, name, number, code):
+    words = ["predict", "model.safetensors", "data.h5", "-x", "X", "--out", tmp_path / name, "--batch-size", 1]
+    with on_terminal(*words, folder=place, stream="stderr") as (process, end):
+        read_until(end, b"predicting")
+        assert len(content(tmp_path)) == 1  # the temporary file
+        process.send_signal(number)
+        read_until(end, b"fastsgd: stopped; nothing was written")
+        assert process.wait(timeout=PATIENCE) == code
+    assert content(tmp_path) == []
+
+
+def test_progress_on_a_terminal(place, tmp_path):
+    words = ["train", "data.h5", "-x", "X", "-y", "y", "--epochs", 2, "--out", tmp_path / "run", "--batch-size", 100]
+    with on_terminal(*words, folder=place, stream="stderr") as (process, end):
+        shown = read_until(end, b"peak memory")
+        assert process.wait(timeout=PATIENCE) == 0
+        assert process.stdout.read() == ""
+    assert "getting ready" in shown
+    assert "/200000" in shown
+    assert all(f"epoch {i}/2  loss " in shown for i in (1, 2))
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is shown again
+
+
+def test_inspect_fits_a_terminal(tmp_path):
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file.create_dataset("a/" + "long_name_" * 9, (327346, 42), "i2", chunks=(8192, 42), compression="gzip")
+    with on_terminal("inspect", "f.h5", folder=tmp_path, stream="stdout", columns=80) as (process, end):
+        shown = read_until(end, b"gzip")
+        assert process.wait(timeout=PATIENCE) == 0
+    lines = re.sub("\x1b\\[[0-9;]*m", "", shown).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("327346x42" in line and "8192x42" in line and "gzip" in line for line in lines)
+
+
+def test_how_it_is_started(place):
+    for command in ([sys.executable, "-m", "fastsgd"], [str(Path(sys.executable).parent / "fastsgd")]):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=PATIENCE)
+        assert done.stdout == f"fastsgd, version {fs.__version__}\n"
+        done = subprocess.run(
+            [*command, "inspect", "nowhere"], cwd=place, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "fastsgd: there is no file 'nowhere'\n"
+
+
+def test_help_loads_no_heavy_library(place):
+    code = (
+        "import sys; from fastsgd.cli import run; heavy = 'numpy numba h5py rich matplotlib safetensors'.split()\n"
+        "for words in ([], ['train'], ['evaluate'], ['predict'], ['inspect'], ['plot']): run([*words, '--help'])\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_completion_of_commands(place):
+    setting = {**os.environ, "_FASTSGD_COMPLETE": "bash_complete", "COMP_WORDS": "fastsgd p", "COMP_CWORD": "1"}
+    done = subprocess.run(arguments(), env=setting, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.stdout.splitlines() == ["plain,predict", "plain,plot"]
