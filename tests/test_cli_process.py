@@ -135,6 +135,17 @@ def test_a_signal_that_is_lost_in_a_destructor_comes_again(name, raised):
     assert (done.stdout, done.stderr) == (f"{raised}\n", "")
 
 
+def test_a_second_signal_does_not_disturb_the_handling_of_the_first():
+    code = (
+        "import signal; from fastsgd.cli import signals; signals.install()\n"
+        "try: signal.raise_signal(signal.SIGTERM)\n"
+        "except signals.Terminated:\n"
+        " signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGTERM); print('handled')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("handled\n", "")
+
+
 def test_other_errors_in_destructors_are_still_shown():
     code = "from fastsgd.cli import signals; signals.install()\nclass A:\n def __del__(self): 1 / 0\nA()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)

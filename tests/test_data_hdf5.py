@@ -338,3 +338,23 @@ def test_the_plan_knows_of_chunks_that_must_be_decoded_whole(tmp_path):
         for target in ("plain", "packed")
     )
     assert packed == plain + 2 * rows * 8
+
+
+def test_the_plan_knows_of_columns_that_are_joined_or_converted(tmp_path):
+    rows = 10_000
+    with h5py.File(tmp_path / "j.h5", "w") as file:
+        file["a"], file["b"] = np.zeros((rows, 5), "f4"), np.zeros(rows, "f4")
+        file["half"] = np.zeros((rows, 5), "f2")
+        file["t"] = np.zeros(rows, [("k", "f4"), ("l", "f4", (4,))])
+
+    def beside(features):
+        """Bytes a row that reading takes beside the rows and the chunk cache."""
+        dataset = HDF5Dataset(tmp_path / "j.h5", features)
+        assert dataset.unit_rows() == rows  # no more than there are
+        return (dataset.reading_bytes(rows) - 2 * rows * dataset.row_bytes) / rows
+
+    assert beside("a") == 0
+    assert beside(["a", "b"]) == 20  # the wider of both
+    assert beside("half") == 20
+    assert beside(["t::k", "t::l"]) == 20
+    assert beside(["t::k", "t::l", "a"]) == 40

@@ -240,7 +240,7 @@ class TestSplit:
             assert np.array_equal(half, np.sort(half))  # in stored order, in which they are read
         return halves
 
-    @EXAMPLES
+    @settings(EXAMPLES, max_examples=30)
     @given(
         lengths=st.lists(st.integers(1, 1700), min_size=1, max_size=3),
         chunks=st.lists(st.integers(1, 2000), min_size=3, max_size=3),

@@ -102,8 +102,8 @@ def test_stops_while_the_window_still_fills(dataset, shuffle):
 
     def end(y):
         ready.wait()
-        seen.append(len(y))
         stream.close()
+        seen.append(len(y))
 
     loader = Loader(dataset, batch_size=8, memory="60kB", shuffle=shuffle, check_target=end)
     assert loader.plan.window_rows > 10 * CHUNK or not shuffle
