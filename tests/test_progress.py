@@ -54,7 +54,8 @@ def test_a_line_an_epoch(capsys):
     history = fit(True)
     shown = capsys.readouterr()
     assert shown.out == ""
-    lines = shown.err.splitlines()
+    # A first run says that it compiles; whether this is one depends on the tests before it.
+    lines = [line for line in shown.err.splitlines() if not line.startswith("compiling")]
     assert lines[0].endswith("100 rows of 3 features")
     assert lines[1:] == [f"epoch {i + 1}/2  {summary_line(record)}" for i, record in enumerate(history.epochs)]
 

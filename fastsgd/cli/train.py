@@ -239,12 +239,15 @@ class _Report:
         self.epoch = 0
         self.rows = 0
         self._json = as_json
+        self._planned = False
         self._display = make_progress(not (as_json or quiet))
 
     def plan(self, text: str) -> None:
         self._display.plan(text)
         if self._json:
-            print_json(event="plan", plan=text)
+            # What follows the memory plan is for people: that a first run compiles.
+            print_json(**{"event": "note", "note": text} if self._planned else {"event": "plan", "plan": text})
+        self._planned = True
 
     def start_epoch(self, epoch: int, epochs: int, rows: int) -> None:
         self.epoch = epoch + 1

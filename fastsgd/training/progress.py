@@ -76,7 +76,7 @@ class Lines(Silent):
 class Bar:
     """A live bar on the terminal, and a line for each epoch that is over.
 
-    Before the first rows come, a clock runs: standardization, reading and, once on a machine, compiling take a while.
+    Before the first rows come, a clock runs: standardizing, reading and, once on a machine, compiling take a while.
     """
 
     def __init__(self) -> None:
@@ -105,8 +105,9 @@ class Bar:
 
     def plan(self, text: str) -> None:
         self._line(text)
-        self._wait.add_task("getting ready (a first run compiles for up to a minute)", total=None)
-        self._wait.start()
+        if not self._wait.tasks:
+            self._wait.add_task("getting ready", total=None)
+            self._wait.start()
 
     def start_epoch(self, epoch: int, epochs: int, rows: int) -> None:
         self._epochs, self._loss_sum, self._rows = epochs, 0.0, 0
