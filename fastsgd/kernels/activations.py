@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fastsgd.kernels.jit import inlined, serial
-from fastsgd.kernels.tile import never_inline
+from fastsgd.kernels.machine import never_inline, view
 
 LINEAR = 0
 RELU = 1
@@ -41,7 +41,7 @@ def activate(activation, z, m, n):
     if activation == LINEAR:
         return
     for i in range(m):
-        row = z.data[z.start + i * z.row : z.start + i * z.row + n]
+        row = view(z.data, z.start + i * z.row, n)
         if activation == RELU:
             for j in range(n):
                 row[j] = row[j] * 0 if row[j] <= 0 else row[j]
@@ -62,8 +62,8 @@ def activation_grad(activation, out, grad, m, n):
     if activation == LINEAR:
         return
     for i in range(m):
-        o = out.data[out.start + i * out.row : out.start + i * out.row + n]
-        g = grad.data[grad.start + i * grad.row : grad.start + i * grad.row + n]
+        o = view(out.data, out.start + i * out.row, n)
+        g = view(grad.data, grad.start + i * grad.row, n)
         if activation == RELU:
             for j in range(n):
                 g[j] = g[j] * 0 if o[j] <= 0 else g[j]

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange
 
-from fastsgd.kernels.activations import RELU, activate, activation_grad
+from fastsgd.kernels.activations import activate, activation_grad
 from fastsgd.kernels.jit import inlined, parallel, serial_twin
-from fastsgd.kernels.matmul import Ending, Matrix, multiply
-from fastsgd.kernels.network import block_rows
-from fastsgd.kernels.tile import BIAS, BIAS_RELU, STORE, TILE_ROWS
+from fastsgd.kernels.machine import pointer
+from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, strip_width
+from fastsgd.kernels.tile import STORE, TILE_ROWS
+
+_BLOCK_ROWS = 4 * TILE_ROWS
 
 
 @inlined
 def _matrix(array, first):
     """A C-contiguous 2-D array from row `first` on, as a Matrix."""
-    return Matrix(array.reshape(-1), first * array.shape[1], array.shape[1], 1)
+    return Matrix(pointer(array, 0), first * array.shape[1], array.shape[1], 1)
+
+
+@inlined
+def _panel(array):
+    """A C-contiguous 2-D array as the right factor of a product."""
+    return Panel(pointer(array, 0), 0, array.shape[1], strip_width(array))
 
 
 @inlined
 def _forward_rows(x, weight, bias, activation, out, first, rows):
     n_in, n_out = weight.shape
     zero = out.dtype.type(0)
-    mode = BIAS_RELU if activation == RELU else BIAS
-    ending = Ending(mode, Matrix(bias, 0, 0, 1), zero, zero)
     result = _matrix(out, first)
-    multiply(_matrix(x, first), _matrix(weight, 0), result, rows, n_out, n_in, ending)
-    if mode == BIAS:
-        activate(activation, result, rows, n_out)
+    ending = Ending(STORE, Panel(pointer(bias, 0), 0, 0, strip_width(bias)), result, zero, zero)
+    multiply(_matrix(x, first), _panel(weight), result, rows, n_out, n_in, ending)
+    activate(activation, result, rows, n_out)
 
 
 def _dense_forward(x, weight, bias, activation, out):
@@ -43,7 +50,7 @@ def _dense_forward(x, weight, bias, activation, out):
         Overwritten. All arrays are C-contiguous and of one dtype, float32 or float64.
     """
     rows = x.shape[0]
-    size = block_rows(rows)
+    size = _BLOCK_ROWS
     for block in prange((rows + size - 1) // size):
         first = block * size
         _forward_rows(x, weight, bias, activation, out, first, min(size, rows - first))
@@ -68,9 +75,11 @@ def _weight_grad_rows(x, grad_out, grad_weight, first, rows):
     """grad_weight[first:] := (x.T @ grad_out)[first:]"""
     zero = grad_out.dtype.type(0)
     result = _matrix(grad_weight, first)
-    columns = Matrix(x.reshape(-1), first, 1, x.shape[1])
+    columns = Matrix(pointer(x, 0), first, 1, x.shape[1])
     n_rows, n_out = grad_out.shape
-    multiply(columns, _matrix(grad_out, 0), result, rows, n_out, n_rows, Ending(STORE, result, zero, zero))
+    zeros = np.zeros(8 * strip_width(grad_out), grad_out.dtype)
+    nothing = Panel(pointer(zeros, 0), 0, 0, 0)
+    multiply(columns, _panel(grad_out), result, rows, n_out, n_rows, Ending(STORE, nothing, result, zero, zero))
 
 
 def _dense_backward(x, weight, out, activation, grad_out, grad_x, grad_weight, grad_bias):
@@ -93,7 +102,7 @@ def _dense_backward(x, weight, out, activation, grad_out, grad_x, grad_weight, g
     """
     rows, n_out = out.shape
     n_in = weight.shape[0]
-    size = block_rows(rows)
+    size = _BLOCK_ROWS
     for block in prange((rows + size - 1) // size):
         first = block * size
         some = min(size, rows - first)

@@ -95,6 +95,11 @@ def inlined(function: Callable[..., Any]) -> Any:
     return _compile(function, cached=False, inline="always")
 
 
+def small(function: Callable[..., Any]) -> Any:
+    """Compile a helper of a line or two, called from many places: LLVM pastes it, once Numba has typed it once."""
+    return _compile(function, cached=False)
+
+
 def serial_twin(function: Callable[..., Any]) -> Any:
     """Compile the one-thread twin of a function that is also compiled with `parallel`.
 

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from fastsgd.kernels.jit import inlined, serial
+from fastsgd.kernels.jit import inlined, serial, small
+from fastsgd.kernels.machine import never_inline, pointer, view
 from fastsgd.kernels.matmul import Matrix
-from fastsgd.kernels.tile import never_inline
 
 MSE = 0
 MAE = 1
@@ -19,7 +19,7 @@ BINARY_CROSSENTROPY = 2
 SPARSE_CATEGORICAL_CROSSENTROPY = 3
 
 
-@inlined
+@small
 def takes_raw_outputs(loss):
     """Whether the loss merges the last activation in."""
     return loss == BINARY_CROSSENTROPY or loss == SPARSE_CATEGORICAL_CROSSENTROPY
@@ -92,9 +92,9 @@ def loss_rows(loss, z, target, weight, m, n, scale, grad):
     total = 0.0
     for i in range(m):
         w = weight.data[weight.start + i * weight.row]
-        row = z.data[z.start + i * z.row : z.start + i * z.row + n]
-        truth = target.data[target.start + i * target.row : target.start + (i + 1) * target.row]
-        out = grad.data[grad.start + i * grad.row : grad.start + i * grad.row + n]
+        row = view(z.data, z.start + i * z.row, n)
+        truth = view(target.data, target.start + i * target.row, target.row)
+        out = view(grad.data, grad.start + i * grad.row, n)
         if loss == MSE:
             value = _mse(row, truth, w * scale, out)
         elif loss == MAE:
@@ -129,10 +129,11 @@ def loss_and_grad(loss, prediction, target, grad):
     """
     m, n = prediction.shape
     one = prediction.dtype.type(1)
-    z = Matrix(prediction.reshape(-1), 0, n, 1)
-    t = Matrix(target.reshape(-1), 0, target.shape[1], 1)
-    g = Matrix(grad.reshape(-1), 0, n, 1)
-    weight = Matrix(np.full(1, one), 0, 0, 1)
+    z = Matrix(pointer(prediction, 0), 0, n, 1)
+    t = Matrix(pointer(target, 0), 0, target.shape[1], 1)
+    g = Matrix(pointer(grad, 0), 0, n, 1)
+    single = np.full(1, one)
+    weight = Matrix(pointer(single, 0), 0, 0, 1)
     return loss_rows(loss, z, t, weight, m, n, one / prediction.dtype.type(m), g) / m
 
 
@@ -144,11 +145,12 @@ def loss_sum(loss, prediction, target, weight, grad):
     """
     m, n = prediction.shape
     one = prediction.dtype.type(1)
-    z = Matrix(prediction.reshape(-1), 0, n, 1)
-    t = Matrix(target.reshape(-1), 0, target.shape[1], 1)
-    g = Matrix(grad.reshape(-1), 0, 0, 1)
+    z = Matrix(pointer(prediction, 0), 0, n, 1)
+    t = Matrix(pointer(target, 0), 0, target.shape[1], 1)
+    g = Matrix(pointer(grad, 0), 0, 0, 1)
+    single = np.full(1, one)
     if weight.size > 0:
-        w = Matrix(weight, 0, 1, 1)
+        w = Matrix(pointer(weight, 0), 0, 1, 1)
     else:
-        w = Matrix(np.full(1, one), 0, 0, 1)
+        w = Matrix(pointer(single, 0), 0, 0, 1)
     return loss_rows(loss, z, t, w, m, n, one, g)

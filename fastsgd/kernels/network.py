@@ -8,24 +8,51 @@ lie. A kernel (n_in, n_out) lies row by row, except that a layer of at most `NAR
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.kernels.jit import inlined, serial
-from fastsgd.kernels.matmul import Matrix
+from fastsgd.kernels.crew import COUNTERS
+from fastsgd.kernels.jit import inlined, serial, small
+from fastsgd.kernels.matmul import Matrix, Panel, strip_width
 from fastsgd.kernels.tile import MOMENTUM, NESTEROV, TILE_ROWS, UPDATE
 
 # Columns of the layer table.
 N_IN, N_OUT, ACTIVATION, KERNEL, BIAS_START, TRANSPOSED = range(6)
 NO_BIAS = -1
-NARROW = 4
+NARROW = 15
 _LINE = 16  # parameters start on multiples of this many elements, so on cache lines
 
-# Columns of the task table: which layer, and from which to which of its inputs (ALL_BIAS: its bias).
-_LAYER, _FROM, _TO = range(3)
+# Columns of the table of packed kernels: where a layer's strips start, and how far they are apart.
+FORWARD, FORWARD_STRIP, BACKWARD, BACKWARD_STRIP = range(4)
+NOT_PACKED = -1
+DOT_OUTPUTS = 2  # up to so many outputs are dot products with the kernel as it is stored
+
+# Columns of the table of weight tasks: a layer, and a rectangle of its kernel as it is stored (ALL_BIAS: its bias).
+TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
+
+# Where things lie in `Workspace.numbers`, after the counters: first of the four tables, and how long some are; then
+# where the parts of `Workspace.memory` start.
+(
+    LAYERS, LAYOUT, PANELS, TASKS, N_LAYERS, N_TASKS,
+    OUTPUTS, DELTAS, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, SCRATCH, ZEROS, ONE, SHIFT, SCALE, RATES,
+) = range(COUNTERS, COUNTERS + 18)  # fmt: skip
+_TABLES = COUNTERS + 18
 ALL_BIAS = -1
+MAX_TASK_COLUMNS = 512
+
+MAX_THREADS = 64  # that work on one step; more would find nothing to do
+# A batch of a small network is taken in groups of rows, each with a gradient of its own: the threads then exchange
+# gradients, which are smaller than what all rows leave in the layers. The figures: rows of a group that are in the
+# workspace together, rows of a batch from which it pays, parameters up to which it does; all three also for a network
+# of a single layer, which reads its rows twice and must find them in the first cache again.
+_GROUP_ROWS, _GROUPED_BATCH, _GROUPED_SIZE = 64, 128, 2**15
+_LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 64, 2**17
+TASK_ROWS = 96 if TILE_ROWS > 6 else 48  # rows of a kernel that one task updates: whole tiles and strips
+CHUNK_ROWS = 256  # rows whose products are summed before the next are read, in long sums
+SUMS_ROW = MAX_TASK_COLUMNS + 16  # from row to row of sums in scratch memory; no power of two
+SCRATCH_SIZE = (CHUNK_ROWS + SUMS_ROW) * TASK_ROWS  # elements of a thread's scratch memory
 
 
 class Network(NamedTuple):
@@ -50,17 +77,28 @@ class OptimizerState(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Scratch memory of one caller for batches of up to `max_rows` rows; no two threads may share one."""
+    """Scratch memory of one caller for batches of up to `max_rows` rows; no two threads may share one.
+
+    Two arrays hold it all, since every array that is passed between compiled functions is seven words: `memory` has
+    inputs, outputs and deltas of a batch, packed kernels and what else is of the network's dtype; `numbers` the
+    counters of the threads' tasks, where each part lies, and the tables of layers, their rows, their strips and the
+    weight tasks.
+    """
 
     max_rows: int
-    layout: np.ndarray  # (n_layers, 2): where a layer's outputs start, elements from row to row
-    outputs: np.ndarray
-    deltas: np.ndarray
-    transposed: np.ndarray  # the kernels' transposes, where the kernels lie in the parameters
-    inputs: np.ndarray  # standardized rows, where the network standardizes
+    workers: int  # threads that it has room for
+    memory: np.ndarray
+    numbers: np.ndarray
     block_loss: np.ndarray
-    tasks: np.ndarray
-    one: np.ndarray
+
+
+class Arena(NamedTuple):
+    """What every part of a step works on: pointers to the parameters and to memory and numbers of a workspace."""
+
+    size: int  # of the parameters
+    parameters: Any
+    memory: Any
+    numbers: Any
 
 
 def layer_table(
@@ -99,78 +137,201 @@ def aligned_zeros(size, like):
     return memory[skip : skip + size]
 
 
-@inlined
-def kernel_matrix(network, layer):
-    """The kernel of a layer as it is stored: (n_out, n_in) where it is transposed, else (n_in, n_out)."""
-    row = network.layers[layer]
-    return Matrix(network.parameters, row[KERNEL], row[N_IN] if row[TRANSPOSED] else row[N_OUT], 1)
+@small
+def layer_field(arena, layer, column):
+    """An entry of the layer table."""
+    return arena.numbers[arena.numbers[LAYERS] + 6 * layer + column]
+
+
+@small
+def panel_field(arena, layer, column):
+    """An entry of the table of packed kernels."""
+    return arena.numbers[arena.numbers[PANELS] + 4 * layer + column]
+
+
+@small
+def task_field(arena, task, column):
+    """An entry of the table of weight tasks."""
+    return arena.numbers[arena.numbers[TASKS] + 5 * task + column]
+
+
+@small
+def stored_shape(n_in, n_out, transposed):
+    """Rows and columns of a layer's kernel as it is stored."""
+    if transposed:
+        return n_out, n_in
+    return n_in, n_out
 
 
 @inlined
-def _leading(n):
-    """Elements from row to row for rows of n: whole cache lines, and no multiple of 512 bytes that would make
-    neighbouring rows meet in the same cache set."""
-    lines = (n + 15) // 16
-    return 16 * (lines + (lines % 8 == 0))
+def _leading(n, like):
+    """Elements from row to row for rows of n: whole strips, and an odd number of cache lines, since neighbouring rows
+    would otherwise meet in few sets of the cache."""
+    line = 64 // like.itemsize
+    unit = max(line, strip_width(like))
+    padded = (n + unit - 1) // unit * unit
+    return padded + line * (1 - padded // line % 2)
+
+
+@small
+def block_rows(n_parameters):
+    """Rows that go through all layers together while they are in cache. Small networks have small blocks, which spread
+    evenly; kernels that fill the cache are read once a block, so larger ones pay."""
+    rows = 16 if TILE_ROWS <= 6 else 2 * TILE_ROWS
+    return rows if n_parameters < 2**17 else 2 * rows
+
+
+@small
+def sub_rows(n_layers):
+    """Rows of a group that go through the network, and into its gradient, at a time."""
+    return _LINEAR_GROUP_ROWS if n_layers == 1 else _GROUP_ROWS
+
+
+@small
+def group_rows(n_layers, n_parameters, rows):
+    """Rows of each of the groups that a batch is taken in, whole blocks; 0 where the whole batch is in the workspace at
+    once. A function of network and batch alone: sums over groups must not depend on threads."""
+    least, largest = _GROUPED_BATCH, _GROUPED_SIZE
+    if n_layers == 1:
+        least, largest = _LINEAR_BATCH, _LINEAR_SIZE
+    if rows < least or n_parameters > largest:
+        return 0
+    size, block = sub_rows(n_layers), block_rows(n_parameters)
+    groups = min(MAX_THREADS, (rows + size - 1) // size)
+    return ((rows + groups - 1) // groups + block - 1) // block * block
 
 
 @inlined
-def block_rows(rows):
-    """Rows that go through all layers together while they are in cache. A function of the batch alone: sums over
-    blocks must not depend on threads."""
-    share = (rows + 7) // 8
-    return min(4 * TILE_ROWS, TILE_ROWS * ((share + TILE_ROWS - 1) // TILE_ROWS))
+def _task_shape(rows, columns, width):
+    """Rows and columns of a stored kernel that one task updates: whole tiles and squares of a transpose. Those of small
+    kernels are whole rows, so that what threads write does not interleave; of large ones at most about 32 a layer."""
+    if rows * columns <= 2**14 and columns <= MAX_TASK_COLUMNS:
+        return TASK_ROWS // 2, columns
+    across = (columns + width - 1) // width
+    wanted = max(1, min(across, 32 // ((rows + TASK_ROWS - 1) // TASK_ROWS)))
+    strips = (across + wanted - 1) // wanted
+    return TASK_ROWS, min(strips * width, MAX_TASK_COLUMNS // width * width)
 
 
 @inlined
-def _task_width(n_in, transposed):
-    """Inputs of a layer whose weights one task updates: at most about 32 tasks a layer."""
-    unit = 64 if transposed else TILE_ROWS
-    return unit * ((n_in + 32 * unit - 1) // (32 * unit))
-
-
-@inlined
-def _weight_tasks(layers):
-    count = 0
-    for row in layers:
-        width = _task_width(row[N_IN], row[TRANSPOSED])
-        count += (row[N_IN] + width - 1) // width + (row[BIAS_START] != NO_BIAS)
-    tasks = np.empty((count, 3), np.int64)
-    t = 0
-    for layer in range(layers.shape[0]):
+def _weight_tasks(layers, width):
+    tasks = []
+    for layer in range(layers.shape[0] - 1, -1, -1):
         row = layers[layer]
-        width = _task_width(row[N_IN], row[TRANSPOSED])
-        for start in range(0, row[N_IN], width):
-            tasks[t, _LAYER], tasks[t, _FROM], tasks[t, _TO] = layer, start, min(row[N_IN], start + width)
-            t += 1
-        if row[BIAS_START] != NO_BIAS:
-            tasks[t, _LAYER], tasks[t, _FROM], tasks[t, _TO] = layer, ALL_BIAS, ALL_BIAS
-            t += 1
-    return tasks
+        rows, columns = stored_shape(row[N_IN], row[N_OUT], row[TRANSPOSED])
+        height, across = _task_shape(rows, columns, width)
+        for first in range(0, rows, height):
+            for left in range(0, columns, across):
+                tasks.append((layer, first, min(rows, first + height), left, min(columns, left + across)))
+    for layer in range(layers.shape[0]):
+        if layers[layer, BIAS_START] != NO_BIAS:
+            tasks.append((layer, ALL_BIAS, ALL_BIAS, ALL_BIAS, ALL_BIAS))
+    table = np.empty((len(tasks), 5), np.int64)
+    for t in range(len(tasks)):
+        layer, first, last, left, right = tasks[t]
+        table[t, TASK_LAYER], table[t, TASK_ROW], table[t, TASK_ROW_END] = layer, first, last
+        table[t, TASK_COLUMN], table[t, TASK_COLUMN_END] = left, right
+    return table
+
+
+@inlined
+def _panel_table(layers, width):
+    """Where the packed kernels lie, and how many elements they are."""
+    panels = np.empty((layers.shape[0], 4), np.int64)
+    end = 0
+    for layer in range(layers.shape[0]):
+        n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
+        for column in range(4):
+            panels[layer, column] = NOT_PACKED
+        if n_out > DOT_OUTPUTS:
+            panels[layer, FORWARD], panels[layer, FORWARD_STRIP] = end, (n_in + 1) * width
+            end += (n_out + width - 1) // width * (n_in + 1) * width
+        if layer > 0:
+            panels[layer, BACKWARD], panels[layer, BACKWARD_STRIP] = end, n_out * width
+            end += (n_in + width - 1) // width * n_out * width
+    return panels, end
+
+
+@inlined
+def _layout_table(layers, rows, like):
+    """Where the inputs and each layer's outputs start, and elements from row to row; and how many they are in all."""
+    layout = np.empty((layers.shape[0] + 1, 2), np.int64)
+    end = 0
+    for level in range(layers.shape[0] + 1):
+        layout[level, 0] = end
+        layout[level, 1] = _leading(layers[0, N_IN] if level == 0 else layers[level - 1, N_OUT], like)
+        end += rows * layout[level, 1]
+    return layout, end
+
+
+@inlined
+def _place(numbers, part, end, size):
+    """Let a part of the memory start at `end`; returns where the next one may, on a cache line."""
+    numbers[part] = end
+    return end + (size + _LINE - 1) // _LINE * _LINE
+
+
+@inlined
+def _put_table(numbers, part, at, table):
+    numbers[part] = at
+    for row in table:
+        for value in row:
+            numbers[at] = value
+            at += 1
+    return at
 
 
 @serial
 def make_workspace(network, max_rows):
     """Scratch memory for `train_batch`, `train_batches` and `predict` with batches of up to `max_rows` rows."""
-    layers = network.layers
-    layout = np.empty((layers.shape[0], 2), np.int64)
-    end = 0
-    for layer in range(layers.shape[0]):
-        layout[layer, 0] = end
-        layout[layer, 1] = _leading(layers[layer, N_OUT])
-        end += max_rows * layout[layer, 1]
-    like = network.parameters
-    return Workspace(
-        max_rows,
-        layout,
-        aligned_zeros(end, like),
-        aligned_zeros(end, like),
-        aligned_zeros(like.size, like),
-        aligned_zeros(max_rows * network.shift.size, like),
-        np.zeros(max_rows // block_rows(1) + 8, np.float64),
-        _weight_tasks(layers),
-        np.ones(1, like.dtype),
-    )
+    layers, like = network.layers, network.parameters
+    n_layers, width = layers.shape[0], strip_width(like)
+    # The rows that are in memory at a time, and those of them that are a thread's own: its group's, or the block of a
+    # prediction.
+    size, block = group_rows(n_layers, like.size, max_rows), block_rows(like.size)
+    groups = (max_rows + size - 1) // size if size > 0 else 0
+    own = sub_rows(n_layers) if groups > 0 else block
+    rows = max(_GROUPED_BATCH, groups * own) if groups > 0 else max(max_rows, block)
+    workers = max(1, min(MAX_THREADS, rows // own))
+    layout, row_elements = _layout_table(layers, rows, like)
+    panels, packed = _panel_table(layers, width)
+    tasks = _weight_tasks(layers, width)
+    numbers = np.zeros(_TABLES + layers.size + layout.size + panels.size + tasks.size, np.int64)
+    at = _put_table(numbers, LAYERS, _TABLES, layers)
+    at = _put_table(numbers, LAYOUT, at, layout)
+    at = _put_table(numbers, PANELS, at, panels)
+    _put_table(numbers, TASKS, at, tasks)
+    numbers[N_LAYERS], numbers[N_TASKS] = n_layers, tasks.shape[0]
+    end = _place(numbers, OUTPUTS, 0, row_elements)
+    end = _place(numbers, DELTAS, end, row_elements)
+    end = _place(numbers, TARGETS, end, rows * layers[n_layers - 1, N_OUT])
+    end = _place(numbers, ROW_WEIGHTS, end, rows)
+    end = _place(numbers, PACKED, end, packed)
+    end = _place(numbers, GRADIENTS, end, groups * like.size)
+    end = _place(numbers, SCRATCH, end, workers * SCRATCH_SIZE)
+    end = _place(numbers, ZEROS, end, 8 * width)
+    end = _place(numbers, ONE, end, 1)
+    end = _place(numbers, SHIFT, end, network.shift.size)
+    end = _place(numbers, SCALE, end, network.scale.size)
+    end = _place(numbers, RATES, end, 2)
+    memory = aligned_zeros(end, like)
+    memory[numbers[ONE]] = 1
+    block_loss = np.zeros(max_rows // block + groups + 1, np.float64)
+    return Workspace(max_rows, workers, memory, numbers, block_loss)
+
+
+@small
+def rows_of(arena, part, level, first):
+    """Rows of OUTPUTS or DELTAS from `first` on; level 0 is the inputs, 1 the first layer."""
+    at = arena.numbers[LAYOUT] + 2 * level
+    leading = arena.numbers[at + 1]
+    return Matrix(arena.memory, arena.numbers[part] + arena.numbers[at] + first * leading, leading, 1)
+
+
+@small
+def zero_panel(arena):
+    """What sums that start from nothing start from."""
+    return Panel(arena.memory, arena.numbers[ZEROS], 0, 0)
 
 
 @serial

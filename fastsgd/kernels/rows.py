@@ -8,8 +8,8 @@ import numpy as np
 from numba import prange
 
 from fastsgd.kernels.jit import parallel, serial, serial_twin
+from fastsgd.kernels.machine import pointer, prefetch
 from fastsgd.kernels.random import encipher, make_cipher, random_below
-from fastsgd.kernels.tile import prefetch
 
 _AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
 
@@ -38,7 +38,7 @@ def exchange(window, incoming, out, key, position):
     The slot of a row depends on `key` and on `position` + its index alone.
     """
     slots, width = window.shape
-    flat = window.reshape(-1)
+    flat = pointer(window, 0)
     per_line = max(1, 64 // window.itemsize)
     for i in range(incoming.shape[0]):
         ahead = random_below(key, position + i + _AHEAD, slots) * width
@@ -56,7 +56,7 @@ def exchange(window, incoming, out, key, position):
 def _gather_part(source, key, start, first, last, out):
     """Rows first to last of a gather: all are asked for before any is read, so that memory answers them together."""
     rows, width = source.shape
-    flat = source.reshape(-1)
+    flat = pointer(source, 0)
     per_line = max(1, 64 // source.itemsize)
     cipher = make_cipher(key, rows)
     places = np.empty(last - first, np.int64)

@@ -1,12 +1,13 @@
-"""A training step in two regions: rows (forward, loss, deltas), then weights (gradient and update in one).
+"""Training steps and predictions over a slab of rows, on one thread or many.
 
-In the rows region a block of rows runs through all layers and back while it is in cache. In the weights region each
-task owns some weights, sums their gradient over all rows of the batch in registers and updates them on the spot: no
-gradient vector exists. Each element has one writer and each sum one order, whoever runs it.
+A step has two regions: rows (forward, loss, deltas), then weights (gradient and update in one). In the rows region a
+block of rows runs through all layers and back while it is in cache; in the weights region each task owns some weights.
+Each element has one writer and each sum one order, whoever runs it, so the bits do not depend on threads. All tasks of
+all steps of a slab form one list, which the threads share (`fastsgd.kernels.crew`).
 
 What computes and stores (products, losses, activations) are functions of their own; what only leads from one to the
-next is inlined into the two kernels that are compiled, which halves the time to compile them. No array of a NamedTuple
-may be stored to in the body of a prange itself: Numba 0.68 stores into a copy there.
+next is inlined into the workers, which halves the time to compile them. No array of a NamedTuple may be stored to in
+the body of a prange itself: Numba 0.68 stores into a copy there.
 """
 
 from __future__ import annotations
@@ -14,263 +15,184 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from fastsgd.kernels.activations import LINEAR, RELU, activate, activation_grad
-from fastsgd.kernels.jit import inlined, parallel, serial, serial_twin
-from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
-from fastsgd.kernels.matmul import Ending, Matrix, multiply
+from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_tasks
+from fastsgd.kernels.jit import inlined, parallel, serial, small
+from fastsgd.kernels.machine import never_inline, pointer
 from fastsgd.kernels.network import (
-    ACTIVATION,
-    ALL_BIAS,
-    BIAS_START,
-    KERNEL,
-    N_IN,
-    N_OUT,
-    NO_BIAS,
-    TRANSPOSED,
+    N_LAYERS,
+    N_TASKS,
+    ONE,
+    OUTPUTS,
+    RATES,
+    SCALE,
+    SHIFT,
+    Arena,
     block_rows,
-    kernel_matrix,
+    group_rows,
+    rows_of,
+    sub_rows,
 )
-from fastsgd.kernels.tile import BIAS, BIAS_RELU, RELU_GRAD, STORE, never_inline
-
-
-@inlined
-def _layer_rows(workspace, buffer, layer, first):
-    """Rows of a layer in `workspace.outputs` or `workspace.deltas`, from row `first` on."""
-    start, leading = workspace.layout[layer]
-    return Matrix(buffer, start + first * leading, leading, 1)
+from fastsgd.kernels.passes import Source, forward, rows_pass, source_rows, source_size, take_inputs
+from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
 
 
 @serial
-def _standardize(network, x, m, out):
-    """out (m, n_in) := (x - shift) * scale."""
+def _start(network, workspace, rates):
+    """Begin a slab: no task is taken yet; what standardizes and the rates are copied to the workspace."""
     never_inline()
-    for i in range(m):
-        for j in range(network.shift.size):
-            value = x.data[x.start + i * x.row + j]
-            out.data[out.start + i * out.row + j] = (value - network.shift[j]) * network.scale[j]
+    memory, numbers = workspace.memory, workspace.numbers
+    for i in range(COUNTERS):
+        numbers[i] = 0
+    for part, values in ((SHIFT, network.shift), (SCALE, network.scale), (RATES, rates)):
+        # Element by element: what Numba needs for an assignment of slices takes two seconds to compile.
+        for i in range(values.size):
+            memory[numbers[part] + i] = values[i]
 
 
 @inlined
-def _inputs(network, workspace, x, first):
-    """The rows that the first layer sees: x itself, or its standardized copy in the workspace."""
-    if network.shift.size == 0:
-        return Matrix(x.data, x.start + first * x.row, x.row, x.col)
-    width = network.shift.size
-    return Matrix(workspace.inputs, first * width, width, 1)
+def _arena(network, workspace):
+    """Both by their pointers; they must be kept alive."""
+    parameters, memory = network.parameters, workspace.memory
+    return Arena(parameters.size, pointer(parameters, 0), pointer(memory, 0), pointer(workspace.numbers, 0))
+
+
+@small
+def _rows_tasks(arena, m):
+    """(tasks of the rows region for a batch of m rows, rows of each, groups or 0)."""
+    size = group_rows(arena.numbers[N_LAYERS], arena.size, m)
+    if size > 0:
+        groups = (m + size - 1) // size
+        return groups, size, groups
+    size = block_rows(arena.size)
+    return (m + size - 1) // size, size, 0
+
+
+@inlined
+def _rows_task(arena, loss, rows, worker, start, m, task):
+    """One block or one group of the batch of m rows at position `start` of the slab; returns the sum of its losses."""
+    _, size, groups = _rows_tasks(arena, m)
+    first = task * size
+    last = min(m, first + size)
+    one = arena.memory[arena.numbers[ONE]]
+    scale = one / (one * m)
+    # A group passes through rows of the workspace that are its thread's own, a part at a time.
+    part = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
+    total = 0.0
+    for begin in range(first, last, part):
+        count = min(part, last - begin)
+        at = worker * part if groups > 0 else begin
+        total += rows_pass(arena, loss, rows, start + begin, at, count, scale)
+        if groups > 0:
+            group_gradient(arena, at, count, task, begin == first)
+    return total
+
+
+@small
+def _mean_loss(block_loss, count, m):
+    total = 0.0
+    for i in range(count):
+        total += block_loss[i]
+    return total / m
 
 
 @serial
-def _narrow_forward(a, kernel, bias, m, n, k, out):
-    """out (m, n) := a (m, k) @ kernel.T + bias, for a kernel stored (n, k): one dot product an output."""
+def _train_worker(worker, network, state, workspace, source, batch_size, losses):
+    """Take tasks of a slab until none is left: first all kernels are packed, then come the two regions of each step."""
     never_inline()
-    for i in range(m):
-        # Slices, because an index that may be negative keeps a loop from being vectorised.
-        row = a.data[a.start + i * a.row : a.start + i * a.row + k]
-        for j in range(n):
-            weights = kernel.data[kernel.start + j * k : kernel.start + (j + 1) * k]
-            total = kernel.data.dtype.type(0)
-            for p in range(k):
-                total += row[p] * weights[p]
-            if bias.start != NO_BIAS:
-                total += bias.data[bias.start + j]
-            out.data[out.start + i * out.row + j] = total
-
-
-@inlined
-def layer_forward(network, layer, a, m, raw, out):
-    """out (m, n_out) := activation(a @ kernel + bias), without the activation where `raw`."""
-    row = network.layers[layer]
-    n, k = row[N_OUT], row[N_IN]
-    activation = LINEAR if raw else row[ACTIVATION]
-    kernel = kernel_matrix(network, layer)
-    bias = Matrix(network.parameters, row[BIAS_START], 0, 1)
-    zero = network.parameters.dtype.type(0)
-    if row[TRANSPOSED]:
-        _narrow_forward(a, kernel, bias, m, n, k, out)
-    elif bias.start == NO_BIAS:
-        multiply(a, kernel, out, m, n, k, Ending(STORE, out, zero, zero))
-    elif activation == RELU:
-        multiply(a, kernel, out, m, n, k, Ending(BIAS_RELU, bias, zero, zero))
-        return
-    else:
-        multiply(a, kernel, out, m, n, k, Ending(BIAS, bias, zero, zero))
-    activate(activation, out, m, n)
-
-
-@inlined
-def _forward(network, workspace, x, first, m, raw):
-    """Rows first to first + m of x through all layers; returns where the last layer's outputs are."""
-    if network.shift.size > 0:
-        _standardize(
-            network, Matrix(x.data, x.start + first * x.row, x.row, 1), m, _inputs(network, workspace, x, first)
-        )
-    a = _inputs(network, workspace, x, first)
-    last = network.layers.shape[0] - 1
-    for layer in range(last + 1):
-        out = _layer_rows(workspace, workspace.outputs, layer, first)
-        layer_forward(network, layer, a, m, raw and layer == last, out)
-        a = out
-    return a
-
-
-@inlined
-def _backward(network, workspace, first, m):
-    """Deltas of the last layer back to the first, whose input gradient nobody needs."""
-    zero = network.parameters.dtype.type(0)
-    for layer in range(network.layers.shape[0] - 1, 0, -1):
-        row = network.layers[layer]
-        n, k = row[N_IN], row[N_OUT]
-        transposed = Matrix(workspace.transposed, row[KERNEL], n, 1)
-        if row[TRANSPOSED]:
-            transposed = kernel_matrix(network, layer)
-        activation = network.layers[layer - 1, ACTIVATION]
-        delta = _layer_rows(workspace, workspace.deltas, layer, first)
-        out = _layer_rows(workspace, workspace.outputs, layer - 1, first)
-        below = _layer_rows(workspace, workspace.deltas, layer - 1, first)
-        if activation == RELU:
-            multiply(delta, transposed, below, m, n, k, Ending(RELU_GRAD, out, zero, zero))
+    arena, rows = _arena(network, workspace), source_rows(source)
+    velocity, loss, mode = pointer(state.velocity, 0), state.loss, state.mode
+    n_rows, n_weights = source_size(source), arena.numbers[N_TASKS]
+    whole = n_rows // batch_size
+    tail = n_rows - whole * batch_size
+    whole_tasks = _rows_tasks(arena, batch_size)[0] + n_weights
+    end = n_weights + whole * whole_tasks
+    if tail > 0:
+        end += _rows_tasks(arena, tail)[0] + n_weights
+    while True:
+        task = take_task(arena.numbers)
+        if task >= end:
+            return
+        # The packing is the weights region of a step before the first.
+        step = min((task + whole_tasks - n_weights) // whole_tasks - 1, whole)
+        m = batch_size if step < whole else tail
+        n_blocks, _, groups = _rows_tasks(arena, m)
+        begin = n_weights + step * whole_tasks
+        local = task - begin
+        if step < 0:
+            pack_task(arena, task)
+        elif local < n_blocks:
+            wait_for_tasks(arena.numbers, begin)
+            workspace.block_loss[local] = _rows_task(arena, loss, rows, worker, step * batch_size, m, local)
         else:
-            multiply(delta, transposed, below, m, n, k, Ending(STORE, out, zero, zero))
-            activation_grad(activation, out, below, m, n)
+            wait_for_tasks(arena.numbers, begin + n_blocks)
+            if local == n_blocks:
+                losses[step] = _mean_loss(workspace.block_loss, n_blocks, m)
+            weight_task(arena, velocity, mode, worker, m, groups, local - n_blocks)
+        finish_task(arena.numbers)
 
 
-@inlined
-def _rows_of(array, start):
-    """The rows of a C-contiguous 2-D array from row `start` on, as a Matrix."""
-    width = array.shape[1]
-    return Matrix(array.reshape(-1), start * width, width, 1)
-
-
-@serial
-def _put(array, index, value):
-    """array[index] := value"""
-    never_inline()
-    array[index] = value
-
-
-@inlined
-def _rows_block(network, state, workspace, x, y, weight, start, m, block):
-    """Forward, loss and deltas of one block of the batch of m rows at row `start`; its losses go to block_loss."""
-    size = block_rows(m)
-    first = block * size
-    rows = min(size, m - first)
-    last = network.layers.shape[0] - 1
-    n = network.layers[last, N_OUT]
-    raw = takes_raw_outputs(state.loss)
-    out = _forward(network, workspace, _rows_of(x, start), first, rows, raw)
-    delta = _layer_rows(workspace, workspace.deltas, last, first)
-    target = _rows_of(y, start + first)
-    weights = Matrix(weight, start + first, 1, 1) if weight.size > 0 else Matrix(workspace.one, 0, 0, 0)
-    one = network.parameters.dtype.type(1)
-    scale = one / network.parameters.dtype.type(m)
-    _put(workspace.block_loss, block, loss_rows(state.loss, out, target, weights, rows, n, scale, delta))
-    if not raw:
-        activation_grad(network.layers[last, ACTIVATION], out, delta, rows, n)
-    _backward(network, workspace, first, rows)
+@parallel
+def train_slab(network, state, workspace, source, batch_size, losses):
+    """One step for each `batch_size` rows of a slab, the last on what is left; losses[i] := mean loss of batch i."""
+    _start(network, workspace, state.rates)
+    for worker in prange(workspace.workers):
+        _train_worker(np.int64(worker), network, state, workspace, source, batch_size, losses)
 
 
 @serial
-def _refresh_transposed(network, workspace, layer, start, stop):
-    """Copy rows start to stop of a layer's kernel into the columns of its transpose."""
+def train_slab_serial(network, state, workspace, source, batch_size, losses):
+    """The one-thread twin of `train_slab`."""
+    _start(network, workspace, state.rates)
+    _train_worker(np.int64(0), network, state, workspace, source, batch_size, losses)
+
+
+@serial
+def _put_rows(rows, m, n, out, first):
+    """out[first:first + m] := rows (m, n_outputs)"""
     never_inline()
-    row = network.layers[layer]
-    n_in, n_out, at = row[N_IN], row[N_OUT], row[KERNEL]
-    if layer > 0 and not row[TRANSPOSED]:
-        rows = network.parameters[at + start * n_out : at + stop * n_out]
-        columns = workspace.transposed[at : at + n_in * n_out]
-        for j in range(n_out):
-            column = columns[j * n_in + start : j * n_in + stop]
-            for i in range(column.size):
-                column[i] = rows[i * n_out + j]
+    for i in range(m):
+        for j in range(n):
+            out[(first + i) * n + j] = rows.data[rows.start + i * rows.row + j]
 
 
-@inlined
-def _update(network, state, position, stride):
-    """How a product over the batch ends in the parameters at `position`: as their gradient, at once applied."""
-    velocity = state.velocity if state.velocity.size > 0 else network.parameters
-    return Ending(state.mode, Matrix(velocity, position, stride, 1), state.rates[0], state.rates[1])
+@serial
+def _forward_worker(worker, network, workspace, x, raw, out):
+    """Take tasks of a prediction until none is left: first all kernels are packed, then come blocks of rows."""
+    never_inline()
+    arena = _arena(network, workspace)
+    rows, result = pointer(x, 0), pointer(out, 0)
+    n_rows, n_weights, size = x.shape[0], arena.numbers[N_TASKS], block_rows(arena.size)
+    end = n_weights + (n_rows + size - 1) // size
+    at = worker * size
+    while True:
+        task = take_task(arena.numbers)
+        if task >= end:
+            return
+        if task < n_weights:
+            pack_task(arena, task)
+        else:
+            first = (task - n_weights) * size
+            m = min(size, n_rows - first)
+            wait_for_tasks(arena.numbers, n_weights)
+            take_inputs(arena, rows, x.shape[1], arena.numbers, False, first, at, m)
+            forward(arena, at, m, raw)
+            _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
+        finish_task(arena.numbers)
 
 
-@inlined
-def _weight_task(network, state, workspace, x, first, m, task):
-    """Gradient over m rows of x from `first` on, and update, of the weights of some inputs of a layer or its bias."""
-    layer, start, stop = workspace.tasks[task]
-    row = network.layers[layer]
-    delta = _layer_rows(workspace, workspace.deltas, layer, 0)
-    if start == ALL_BIAS:
-        ones = Matrix(workspace.one, 0, 0, 0)
-        at = row[BIAS_START]
-        bias = Matrix(network.parameters, at, 0, 1)
-        multiply(ones, delta, bias, workspace.one.size, row[N_OUT], m, _update(network, state, at, 0))
-        return
-    a = (
-        _inputs(network, workspace, _rows_of(x, first), 0)
-        if layer == 0
-        else _layer_rows(workspace, workspace.outputs, layer - 1, 0)
-    )
-    kernel = kernel_matrix(network, layer)
-    width = stop - start
-    if row[TRANSPOSED]:
-        at = kernel.start + start
-        part = Matrix(a.data, a.start + start, a.row, 1)
-        columns = Matrix(delta.data, delta.start, 1, delta.row)
-        target = Matrix(kernel.data, at, kernel.row, 1)
-        multiply(columns, part, target, row[N_OUT], width, m, _update(network, state, at, kernel.row))
-    else:
-        at = kernel.start + start * kernel.row
-        columns = Matrix(a.data, a.start + start, 1, a.row)
-        target = Matrix(kernel.data, at, kernel.row, 1)
-        multiply(columns, delta, target, width, row[N_OUT], m, _update(network, state, at, kernel.row))
-        _refresh_transposed(network, workspace, layer, start, stop)
-
-
-def _train_slab(network, state, workspace, x, y, weight, batch_size, losses):
-    """One step for each `batch_size` rows of x, the last on what is left; losses[i] := mean loss of batch i.
-
-    x (rows, n_in), y (rows, n_targets) and weight (rows, or 0 for none) are C-contiguous, of the network's dtype.
-    """
-    for layer in range(network.layers.shape[0]):
-        _refresh_transposed(network, workspace, layer, 0, network.layers[layer, N_IN])
-    n_rows = x.shape[0]
-    for step in range((n_rows + batch_size - 1) // batch_size):
-        start = step * batch_size
-        m = min(batch_size, n_rows - start)
-        blocks = (m + block_rows(m) - 1) // block_rows(m)
-        for block in prange(blocks):
-            _rows_block(network, state, workspace, x, y, weight, start, m, block)
-        total = 0.0
-        for i in range(blocks):
-            total += workspace.block_loss[i]
-        losses[step] = total / m
-        for task in prange(workspace.tasks.shape[0]):
-            _weight_task(network, state, workspace, x, start, m, task)
-
-
-@inlined
-def _forward_block(network, workspace, x, start, m, block, raw, out):
-    """Outputs of one block of the m rows of x from `start` on."""
-    size = block_rows(m)
-    first = block * size
-    rows = min(size, m - first)
-    result = _forward(network, workspace, _rows_of(x, start), first, rows, raw)
-    for i in range(rows):
-        for j in range(out.shape[1]):
-            out[start + first + i, j] = result.data[result.start + i * result.row + j]
-
-
-def _forward_slab(network, workspace, x, raw, out):
+@parallel
+def forward_slab(network, workspace, x, raw, out):
     """out (rows, n_outputs) := the network's outputs for x (rows, n_in), without the last activation where `raw`."""
-    n_rows = x.shape[0]
-    for start in range(0, n_rows, workspace.max_rows):
-        m = min(workspace.max_rows, n_rows - start)
-        for block in prange((m + block_rows(m) - 1) // block_rows(m)):
-            _forward_block(network, workspace, x, start, m, block, raw, out)
+    _start(network, workspace, workspace.memory[:0])
+    for worker in prange(workspace.workers):
+        _forward_worker(np.int64(worker), network, workspace, x, raw, out)
 
 
-train_slab = parallel(_train_slab)
-train_slab_serial = serial_twin(_train_slab)
-forward_slab = parallel(_forward_slab)
-forward_slab_serial = serial_twin(_forward_slab)
+@serial
+def forward_slab_serial(network, workspace, x, raw, out):
+    """The one-thread twin of `forward_slab`."""
+    _start(network, workspace, workspace.memory[:0])
+    _forward_worker(np.int64(0), network, workspace, x, raw, out)
 
 
 @serial
@@ -300,7 +222,8 @@ def predict_serial(network, x, workspace, out):
 def _train(slab, network, optimizer_state, workspace, x, y, batch_size):
     n_rows = x.shape[0]
     losses = np.empty((n_rows + batch_size - 1) // batch_size, np.float64)
-    slab(network, optimizer_state, workspace, x, y, workspace.one[:0], batch_size, losses)
+    source = Source(x, y, workspace.memory[:0], workspace.numbers[:0])
+    slab(network, optimizer_state, workspace, source, batch_size, losses)
     total = 0.0
     for step in range(losses.size):
         total += losses[step] * min(batch_size, n_rows - step * batch_size)

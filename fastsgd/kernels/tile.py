@@ -1,6 +1,6 @@
-"""The register tile: one block of a matrix product held in vector registers. The only file that knows LLVM.
+"""The register tile: one block of a matrix product held in vector registers.
 
-``acc[i, j] = init[j] + sum_k a[i, k] * b[k, j]``, ended in registers by what the caller asks for: a plain store, an
+``acc[i, j] = init[i, j] + sum_k a[i, k] * b[k, j]``, ended in registers by what the caller asks for: a plain store, an
 activation, an activation gradient, or the update of a weight. Every accumulator is one chain of fused multiply-adds in
 the order of k, so a result does not depend on the tile that computed it.
 """
@@ -8,7 +8,7 @@ the order of k, so a result does not depend on the tile that computed it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import config, types
@@ -16,11 +16,11 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-# How a tile starts and ends.
+# How a tile ends.
 STORE = 0  # c = acc
-BIAS = 1  # c = aux[j] + acc
-BIAS_RELU = 2  # c = max(aux[j] + acc, 0)
-RELU_GRAD = 3  # c = acc where aux[i, j] > 0, else 0
+RELU = 1  # c = max(acc, 0)
+RELU_GRAD = 2  # c = acc where aux > 0, else 0
+SCALE = 3  # c = acc * aux
 UPDATE = 4  # c -= alpha * acc
 MOMENTUM = 5  # aux = beta * aux - alpha * acc; c += aux
 NESTEROV = 6  # aux = beta * aux - alpha * acc; c += beta * aux - alpha * acc
@@ -55,13 +55,13 @@ VECTOR_BYTES, TILE_ROWS, TILE_VECTORS = tile_shape(frozenset() if config.DISABLE
 class _Emitter:
     """Emits the vector operations of one tile into an LLVM builder."""
 
-    def __init__(self, builder: Any, element: Any, lanes: int, mask: Any) -> None:
+    def __init__(self, builder: Any, element: Any, lanes: int, masks: list[Any]) -> None:
         self.builder = builder
         self.element = element
         self.lanes = lanes
         self.vector = ir.VectorType(element, lanes)
         self.size = 4 if isinstance(element, ir.FloatType) else 8
-        self.mask = mask
+        self.masks = masks  # one for each vector of a row, or none at all
         self.zero = ir.Constant(self.vector, [0.0] * lanes)
         letter = "f32" if self.size == 4 else "f64"
         self._suffix = f"v{lanes}{letter}"
@@ -87,65 +87,56 @@ class _Emitter:
         zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(first, undefined, zeros)
 
-    def load(self, pointer: Any) -> Any:
-        if self.mask is None:
+    def load(self, pointer: Any, j: int) -> Any:
+        """Vector `j` of a row."""
+        if not self.masks:
             return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
+        mask = self.masks[j]
         function = self._function(
-            f"llvm.masked.load.{self._suffix}.p0",
-            self.vector,
-            [pointer.type, _I32, self.mask.type, self.vector],
+            f"llvm.masked.load.{self._suffix}.p0", self.vector, [pointer.type, _I32, mask.type, self.vector]
         )
-        return self.builder.call(function, [pointer, _I32(self.size), self.mask, self.zero])
+        return self.builder.call(function, [pointer, _I32(self.size), mask, self.zero])
 
-    def store(self, value: Any, pointer: Any) -> None:
-        if self.mask is None:
+    def store(self, value: Any, pointer: Any, j: int) -> None:
+        """Write vector `j` of a row."""
+        if not self.masks:
             self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
             return
+        mask = self.masks[j]
         function = self._function(
-            f"llvm.masked.store.{self._suffix}.p0",
-            ir.VoidType(),
-            [self.vector, pointer.type, _I32, self.mask.type],
+            f"llvm.masked.store.{self._suffix}.p0", ir.VoidType(), [self.vector, pointer.type, _I32, mask.type]
         )
-        self.builder.call(function, [value, pointer, _I32(self.size), self.mask])
+        self.builder.call(function, [value, pointer, _I32(self.size), mask])
 
 
-def _lane_mask(builder: Any, lanes: int, columns: Any) -> Any:
-    """Vector of bits: lane < columns."""
+def _lane_mask(builder: Any, lanes: int, first: int, columns: Any) -> Any:
+    """Vector of bits: first + lane < columns."""
     vector = ir.VectorType(_I64, lanes)
     undefined = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(undefined, columns, _I32(0))
+    splat = builder.insert_element(undefined, columns, _I32(0))
     zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
-    return builder.icmp_signed(
-        "<", ir.Constant(vector, list(range(lanes))), builder.shuffle_vector(first, undefined, zeros)
-    )
+    numbers = ir.Constant(vector, list(range(first, first + lanes)))
+    return builder.icmp_signed("<", numbers, builder.shuffle_vector(splat, undefined, zeros))
 
 
-def _emit_start(emit: _Emitter, vectors: int, mode: Any, aux: Any) -> tuple[list[Any], Any]:
-    """The first value of each column of accumulators: the bias for modes that have one, else zero."""
-    builder = emit.builder
-    has_bias = builder.or_(
-        builder.icmp_signed("==", mode, _I64(BIAS)), builder.icmp_signed("==", mode, _I64(BIAS_RELU))
-    )
-    entry = builder.block
-    with builder.if_then(has_bias):
-        loaded = [emit.load(emit.at(aux, _I64(j * emit.lanes))) for j in range(vectors)]
-        with_bias = builder.block
+def _emit_start(emit: _Emitter, shape: tuple[int, int], init: Any, init_row: Any) -> list[list[Any]]:
+    """The first values of the accumulators (rows x vectors)."""
+    rows, vectors = shape
     start = []
-    for j in range(vectors):
-        phi = builder.phi(emit.vector)
-        phi.add_incoming(emit.zero, entry)
-        phi.add_incoming(loaded[j], with_bias)
-        start.append(phi)
-    return start, builder.block
+    for i in range(rows):
+        row = emit.at(init, emit.builder.mul(init_row, _I64(i)))
+        start.append([emit.load(emit.at(row, _I64(j * emit.lanes)), j) for j in range(vectors)])
+    return start
 
 
 def _emit_products(
-    emit: _Emitter, shape: tuple[int, int], start: list[Any], before: Any, operands: tuple[Any, ...]
+    emit: _Emitter, shape: tuple[int, int], start: list[list[Any]], operands: tuple[Any, ...]
 ) -> list[list[Any]]:
     """The loop over k; returns the accumulators (rows x vectors)."""
     rows, vectors = shape
     a, a_row, a_k, b, b_k, count = operands
     builder = emit.builder
+    before = builder.block
     loop = builder.append_basic_block("tile.k")
     done = builder.append_basic_block("tile.done")
     builder.branch(loop)
@@ -155,7 +146,7 @@ def _emit_products(
     old = [[builder.phi(emit.vector) for _ in range(vectors)] for _ in range(rows)]
     b_row = emit.at(b, builder.mul(k, b_k))
     a_column = emit.at(a, builder.mul(k, a_k))
-    b_vectors = [emit.load(emit.at(b_row, _I64(j * emit.lanes))) for j in range(vectors)]
+    b_vectors = [emit.load(emit.at(b_row, _I64(j * emit.lanes)), j) for j in range(vectors)]
     new = []
     for i in range(rows):
         a_value = emit.scalar(emit.at(a_column, builder.mul(a_row, _I64(i))))
@@ -164,61 +155,87 @@ def _emit_products(
     k.add_incoming(following, loop)
     for i in range(rows):
         for j in range(vectors):
-            old[i][j].add_incoming(start[j], before)
+            old[i][j].add_incoming(start[i][j], before)
             old[i][j].add_incoming(new[i][j], loop)
     builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
     builder.position_at_end(done)
     return new
 
 
-def _end_store(emit: _Emitter, acc: Any, c: Any, aux: Any, alpha: Any, beta: Any) -> None:
-    emit.store(acc, c)
+class _Place(NamedTuple):
+    """Where one accumulator ends: the vector's number in its row, pointers to c and aux, and the rates."""
+
+    j: int
+    c: Any
+    aux: Any
+    alpha: Any
+    beta: Any
 
 
-def _end_relu(emit: _Emitter, acc: Any, c: Any, aux: Any, alpha: Any, beta: Any) -> None:
+def _end_store(emit: _Emitter, acc: Any, place: _Place) -> None:
+    emit.store(acc, place.c, place.j)
+
+
+def _end_relu(emit: _Emitter, acc: Any, place: _Place) -> None:
     # "acc <= 0 ? 0 : acc" is false for NaN, which so passes through.
-    emit.store(emit.builder.select(emit.builder.fcmp_ordered("<=", acc, emit.zero), emit.zero, acc), c)
+    kept = emit.builder.select(emit.builder.fcmp_ordered("<=", acc, emit.zero), emit.zero, acc)
+    emit.store(kept, place.c, place.j)
 
 
-def _end_relu_grad(emit: _Emitter, acc: Any, c: Any, aux: Any, alpha: Any, beta: Any) -> None:
-    active = emit.builder.fcmp_unordered(">", emit.load(aux), emit.zero)
-    emit.store(emit.builder.select(active, acc, emit.zero), c)
+def _end_relu_grad(emit: _Emitter, acc: Any, place: _Place) -> None:
+    active = emit.builder.fcmp_unordered(">", emit.load(place.aux, place.j), emit.zero)
+    emit.store(emit.builder.select(active, acc, emit.zero), place.c, place.j)
 
 
-def _end_update(emit: _Emitter, acc: Any, c: Any, aux: Any, alpha: Any, beta: Any) -> None:
-    emit.store(emit.fma(emit.builder.fneg(alpha), acc, emit.load(c)), c)
+def _end_scale(emit: _Emitter, acc: Any, place: _Place) -> None:
+    emit.store(emit.builder.fmul(acc, emit.load(place.aux, place.j)), place.c, place.j)
 
 
-def _new_velocity(emit: _Emitter, acc: Any, aux: Any, alpha: Any, beta: Any) -> tuple[Any, Any]:
-    step = emit.builder.fneg(emit.builder.fmul(alpha, acc))
-    velocity = emit.fma(beta, emit.load(aux), step)
-    emit.store(velocity, aux)
+def _end_update(emit: _Emitter, acc: Any, place: _Place) -> None:
+    weight = emit.load(place.c, place.j)
+    emit.store(emit.fma(emit.builder.fneg(place.alpha), acc, weight), place.c, place.j)
+
+
+def _new_velocity(emit: _Emitter, acc: Any, place: _Place) -> tuple[Any, Any]:
+    step = emit.builder.fneg(emit.builder.fmul(place.alpha, acc))
+    velocity = emit.fma(place.beta, emit.load(place.aux, place.j), step)
+    emit.store(velocity, place.aux, place.j)
     return velocity, step
 
 
-def _end_momentum(emit: _Emitter, acc: Any, c: Any, aux: Any, alpha: Any, beta: Any) -> None:
-    velocity, _ = _new_velocity(emit, acc, aux, alpha, beta)
-    emit.store(emit.builder.fadd(emit.load(c), velocity), c)
+def _end_momentum(emit: _Emitter, acc: Any, place: _Place) -> None:
+    velocity, _ = _new_velocity(emit, acc, place)
+    emit.store(emit.builder.fadd(emit.load(place.c, place.j), velocity), place.c, place.j)
 
 
-def _end_nesterov(emit: _Emitter, acc: Any, c: Any, aux: Any, alpha: Any, beta: Any) -> None:
-    velocity, step = _new_velocity(emit, acc, aux, alpha, beta)
-    emit.store(emit.builder.fadd(emit.load(c), emit.fma(beta, velocity, step)), c)
+def _end_nesterov(emit: _Emitter, acc: Any, place: _Place) -> None:
+    velocity, step = _new_velocity(emit, acc, place)
+    moved = emit.builder.fadd(emit.load(place.c, place.j), emit.fma(place.beta, velocity, step))
+    emit.store(moved, place.c, place.j)
 
 
-_ENDS: dict[int, Callable[..., None]] = {
+_ENDS: dict[int, Callable[[_Emitter, Any, _Place], None]] = {
     STORE: _end_store,
-    BIAS: _end_store,
-    BIAS_RELU: _end_relu,
+    RELU: _end_relu,
     RELU_GRAD: _end_relu_grad,
+    SCALE: _end_scale,
     UPDATE: _end_update,
     MOMENTUM: _end_momentum,
     NESTEROV: _end_nesterov,
 }
+ROW_ENDS = (STORE, RELU, RELU_GRAD, SCALE)  # of rows on their way through the layers
+WEIGHT_ENDS = (STORE, UPDATE, MOMENTUM, NESTEROV)  # of a gradient
 
 
-def _emit_end(emit: _Emitter, acc: list[list[Any]], mode: Any, places: tuple[Any, ...], rates: tuple[Any, Any]) -> None:
-    """A switch over the modes; each writes the accumulators its own way."""
+def _emit_end(
+    emit: _Emitter,
+    acc: list[list[Any]],
+    mode: Any,
+    ends: tuple[int, ...],
+    places: tuple[Any, ...],
+    rates: tuple[Any, Any],
+) -> None:
+    """A switch over the modes; each writes the accumulators its own way. Any other number does as the first."""
     c, c_row, aux, aux_row = places
     builder = emit.builder
     alpha, beta = (emit.splat(rate) for rate in rates)
@@ -227,11 +244,10 @@ def _emit_end(emit: _Emitter, acc: list[list[Any]], mode: Any, places: tuple[Any
     opaque = ir.InlineAsm(ir.FunctionType(_I64, [_I64]), "", "=r,0", side_effect=True)
     mode = builder.call(opaque, [mode])
     finish = builder.append_basic_block("tile.finish")
-    default = builder.append_basic_block("tile.store")
-    switch = builder.switch(mode, default)
-    for code, end in _ENDS.items():
-        block = default if code == STORE else builder.append_basic_block(f"tile.end{code}")
-        if code != STORE:
+    blocks = [builder.append_basic_block(f"tile.end{code}") for code in ends]
+    switch = builder.switch(mode, blocks[0])
+    for code, block in zip(ends, blocks, strict=True):
+        if code != ends[0]:
             switch.add_case(_I64(code), block)
         builder.position_at_end(block)
         for i, row in enumerate(acc):
@@ -239,34 +255,37 @@ def _emit_end(emit: _Emitter, acc: list[list[Any]], mode: Any, places: tuple[Any
             aux_start = emit.at(aux, builder.mul(aux_row, _I64(i)))
             for j, value in enumerate(row):
                 offset = _I64(j * emit.lanes)
-                end(emit, value, emit.at(c_start, offset), emit.at(aux_start, offset), alpha, beta)
+                place = _Place(j, emit.at(c_start, offset), emit.at(aux_start, offset), alpha, beta)
+                _ENDS[code](emit, value, place)
         builder.branch(finish)
     builder.position_at_end(finish)
 
 
-def make_tile(rows: int, vectors: int, *, masked: bool = False) -> Any:
+def make_tile(rows: int, vectors: int, ends: tuple[int, ...], *, masked: bool = False) -> Any:
     """An intrinsic for one tile of `rows` x (`vectors` x lanes), float32 or float64 by its pointers.
 
-    ``tile(mode, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns)``: pointers to the first
-    elements, strides in elements, `count` products (at least one). A masked tile is one vector wide and touches only
-    the first `columns` lanes of b, c and aux.
+    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns)``: pointers
+    to the first elements, strides in elements, `count` products (at least one). `ends` are the modes it knows. A masked
+    tile touches only the first `columns` columns of init, b, c and aux.
     """
 
     @intrinsic
-    def tile(typing, mode, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns):
+    def tile(typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns):
         size = types.intp
         real = a.dtype
-        signature = types.void(size, a, size, size, b, size, c, size, size, aux, size, real, real, size)
+        signature = types.void(
+            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size
+        )  # fmt: skip
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            mode, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns = arguments
+            mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns = arguments
             element = context.get_value_type(real)
             lanes = VECTOR_BYTES // (real.bitwidth // 8)
-            mask = _lane_mask(builder, lanes, columns) if masked else None
-            emit = _Emitter(builder, element, lanes, mask)
-            start, before = _emit_start(emit, vectors, mode, aux)
-            acc = _emit_products(emit, (rows, vectors), start, before, (a, a_row, a_k, b, b_k, count))
-            _emit_end(emit, acc, mode, (c, c_row, aux, aux_row), (alpha, beta))
+            masks = [_lane_mask(builder, lanes, j * lanes, columns) for j in range(vectors)] if masked else []
+            emit = _Emitter(builder, element, lanes, masks)
+            start = _emit_start(emit, (rows, vectors), init, init_row)
+            acc = _emit_products(emit, (rows, vectors), start, (a, a_row, a_k, b, b_k, count))
+            _emit_end(emit, acc, mode, ends, (c, c_row, aux, aux_row), (alpha, beta))
             return context.get_dummy_value()
 
         return signature, codegen
@@ -274,61 +293,37 @@ def make_tile(rows: int, vectors: int, *, masked: bool = False) -> Any:
     return tile
 
 
+def _emit_transpose(builder: Any, rows: list[Any]) -> list[Any]:
+    """The transpose of a square of vectors, by swapping the off-diagonal quarters of ever smaller squares."""
+    lanes = len(rows)
+    half = lanes // 2
+    while half > 0:
+        upper = [lane if lane & half == 0 else lanes + lane - half for lane in range(lanes)]
+        lower = [lane + half if lane & half == 0 else lanes + lane for lane in range(lanes)]
+        vector = ir.VectorType(_I32, lanes)
+        for i in range(lanes):
+            if i & half == 0:
+                pair = rows[i], rows[i + half]
+                rows[i] = builder.shuffle_vector(*pair, ir.Constant(vector, upper))
+                rows[i + half] = builder.shuffle_vector(*pair, ir.Constant(vector, lower))
+        half //= 2
+    return rows
+
+
 @intrinsic
-def pointer(typing, array, offset):
-    """Pointer to element `offset` of a contiguous array."""
-    signature = types.CPointer(array.dtype)(array, types.intp)
+def transpose_square(typing, source, source_row, out, out_row):
+    """Transpose a square of as many rows as a vector has lanes; pointers, and strides in elements."""
+    size = types.intp
+    real = source.dtype
+    signature = types.void(source, size, out, size)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.gep(data, [arguments[1]])
+        source, source_row, out, out_row = arguments
+        lanes = VECTOR_BYTES // (real.bitwidth // 8)
+        emit = _Emitter(builder, context.get_value_type(real), lanes, [])
+        rows = [emit.load(emit.at(source, builder.mul(source_row, _I64(i))), 0) for i in range(lanes)]
+        for j, row in enumerate(_emit_transpose(builder, rows)):
+            emit.store(row, emit.at(out, builder.mul(out_row, _I64(j))), 0)
+        return context.get_dummy_value()
 
     return signature, codegen
-
-
-def _make_never_inline() -> Any:
-    @intrinsic
-    def never_inline(typing):
-        """Keep the calling function one function of its own: one copy to compile, and the same machine code, so the
-        same bits, whoever calls it."""
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            builder.function.attributes.add("noinline")
-            return context.get_dummy_value()
-
-        return types.void(), codegen
-
-    def nothing() -> None:
-        """Plain Python inlines nothing."""
-
-    return nothing if config.DISABLE_JIT else never_inline
-
-
-never_inline = _make_never_inline()
-
-
-def _make_prefetch() -> Any:
-    @intrinsic
-    def prefetch(typing, array, offset):
-        signature = types.void(array, types.intp)
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-            function = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32]),
-                "llvm.prefetch.p0",
-            )
-            builder.call(function, [address, _I32(1), _I32(3), _I32(1)])
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    def nothing(array: Any, offset: int) -> None:
-        """There is no cache to warm in plain Python."""
-
-    return nothing if config.DISABLE_JIT else prefetch
-
-
-prefetch = _make_prefetch()

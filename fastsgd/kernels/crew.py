@@ -1,0 +1,41 @@
+"""Threads that share one list of numbered tasks, from the first step of a slab to its last.
+
+Starting and joining threads for every step costs more than a small step itself, so they start once a slab. Each takes
+the next number, waits until all tasks of the phases before it are done, does it, and counts it as done. A thread waits
+only for tasks with smaller numbers, which threads that run have taken: however few of the threads asked for really
+run, or how late they start, the list is worked through. Who does a task never changes what it computes.
+"""
+
+from __future__ import annotations
+
+from fastsgd.kernels.jit import inlined, serial
+from fastsgd.kernels.machine import fetch_add, give_way, never_inline, pause, read_counter
+
+COUNTERS = 32  # two counters, on cache lines of their own
+_TAKEN, _DONE = 0, 16
+_PAUSES = 2000  # about 20 microseconds, a long task of a small step; then the core is offered to others
+
+
+@inlined
+def take_task(counters):
+    """The number of a task that is now the caller's."""
+    return fetch_add(counters, _TAKEN, 1)
+
+
+@inlined
+def finish_task(counters):
+    """Count a task as done, and show others what it wrote."""
+    fetch_add(counters, _DONE, 1)
+
+
+@serial
+def wait_for_tasks(counters, count):
+    """Wait until `count` tasks are done."""
+    never_inline()
+    turns = 0
+    while read_counter(counters, _DONE) < count:
+        turns += 1
+        if turns < _PAUSES:
+            pause()
+        else:
+            give_way()

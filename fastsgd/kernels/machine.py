@@ -1,0 +1,200 @@
+"""What the machine can do and Numba has no word for: pointers, prefetches, atomic counters, functions kept apart.
+
+With `fastsgd.kernels.tile` the only file that knows LLVM. Each has a form in plain Python, for NUMBA_DISABLE_JIT=1.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastsgd.kernels.jit import small
+from fastsgd.kernels.tile import VECTOR_BYTES
+
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+
+
+@intrinsic
+def _compiled_lanes(typing, data):
+    lanes = VECTOR_BYTES // (data.dtype.bitwidth // 8)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.get_constant(types.intp, lanes)
+
+    return types.intp(data), codegen
+
+
+def _plain_lanes(data: Any) -> int:
+    return VECTOR_BYTES // int(data.itemsize)
+
+
+# Elements of an array in one vector, known when compiling.
+lanes_of = _plain_lanes if config.DISABLE_JIT else _compiled_lanes
+
+
+@intrinsic
+def _compiled_pointer(typing, array, offset):
+    signature = types.CPointer(array.dtype)(array, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.gep(data, [arguments[1]])
+
+    return signature, codegen
+
+
+@intrinsic
+def _compiled_advance(typing, pointer, offset):
+    signature = pointer(pointer, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return signature, codegen
+
+
+@small
+def _compiled_view(pointer, offset, size):
+    return carray(_compiled_advance(pointer, offset), size)
+
+
+def _plain_pointer(array: Any, offset: int) -> Any:
+    return array.reshape(-1)[offset:]
+
+
+def _plain_advance(pointer: Any, offset: int) -> Any:
+    return pointer[offset:]
+
+
+def _plain_view(pointer: Any, offset: int, size: int) -> Any:
+    return pointer[offset : offset + size]
+
+
+# pointer(array, offset): where element `offset` of a C-contiguous array lies. Inside a step arrays go by their
+# pointers, one word each: an array is seven, and each function that hands it on would be that much longer to compile.
+pointer = _plain_pointer if config.DISABLE_JIT else _compiled_pointer
+# advance(pointer, offset): `offset` elements further.
+advance = _plain_advance if config.DISABLE_JIT else _compiled_advance
+# view(pointer, offset, size): the 1-D array of `size` elements from `offset` on.
+view = _plain_view if config.DISABLE_JIT else _compiled_view
+
+
+def _make_never_inline() -> Any:
+    @intrinsic
+    def never_inline(typing):
+        """Keep the calling function one function of its own: one copy to compile, and the same machine code, so the
+        same bits, whoever calls it."""
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            builder.function.attributes.add("noinline")
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
+    def nothing() -> None:
+        """Plain Python inlines nothing."""
+
+    return nothing if config.DISABLE_JIT else never_inline
+
+
+never_inline = _make_never_inline()
+
+
+@intrinsic
+def _compiled_prefetch(typing, pointer, offset):
+    signature = types.void(pointer, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
+        function_type = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [address, _I32(1), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _plain_prefetch(pointer: Any, offset: int) -> None:
+    """There is no cache to warm in plain Python."""
+
+
+# prefetch(pointer, offset): ask memory for the cache line of an element that will be read soon.
+prefetch = _plain_prefetch if config.DISABLE_JIT else _compiled_prefetch
+
+
+@intrinsic
+def _compiled_fetch_add(typing, counters, index, value):
+    signature = types.int64(counters, types.intp, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", builder.gep(arguments[0], [arguments[1]]), arguments[2], "acq_rel")
+
+    return signature, codegen
+
+
+def _plain_fetch_add(counters: Any, index: int, value: int) -> int:
+    before = int(counters[index])
+    counters[index] += value
+    return before
+
+
+@intrinsic
+def _compiled_read(typing, counters, index):
+    signature = types.int64(counters, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(builder.gep(arguments[0], [arguments[1]]), "acquire", 8)
+
+    return signature, codegen
+
+
+def _plain_read(counters: Any, index: int) -> int:
+    return int(counters[index])
+
+
+@intrinsic
+def _compiled_pause(typing):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        void = ir.VoidType()
+        if platform.machine() in {"x86_64", "AMD64"}:
+            name, arguments = "llvm.x86.sse2.pause", []
+        elif platform.machine() in {"aarch64", "arm64"}:
+            name, arguments = "llvm.aarch64.hint", [_I32(1)]  # 1 is "yield"
+        else:
+            return context.get_dummy_value()
+        function_type = ir.FunctionType(void, [argument.type for argument in arguments])
+        builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def _compiled_give_way(typing):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I32, []), name), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def _nothing() -> None:
+    """One thread of plain Python never waits."""
+
+
+# fetch_add(counters, index, value): counters[index] += value for all threads at once; returns what was there. The
+# counters are int64, by their pointer.
+fetch_add = _plain_fetch_add if config.DISABLE_JIT else _compiled_fetch_add
+# read_counter(counters, index): counters[index], and with it all that was written before it was set.
+read_counter = _plain_read if config.DISABLE_JIT else _compiled_read
+# Tell the core, and then the operating system, that this thread only waits.
+pause = _nothing if config.DISABLE_JIT else _compiled_pause
+give_way = _nothing if config.DISABLE_JIT else _compiled_give_way

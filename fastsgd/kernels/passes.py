@@ -1,0 +1,236 @@
+"""The rows region of a step: a block of rows through all layers and back while it is in cache."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastsgd.kernels.activations import LINEAR, RELU, activate, activation_grad
+from fastsgd.kernels.jit import inlined, serial
+from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
+from fastsgd.kernels.machine import never_inline, pointer, prefetch, view
+from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_rows, strip_width
+from fastsgd.kernels.network import (
+    ACTIVATION,
+    BACKWARD,
+    BACKWARD_STRIP,
+    BIAS_START,
+    DELTAS,
+    DOT_OUTPUTS,
+    FORWARD,
+    FORWARD_STRIP,
+    KERNEL,
+    N_IN,
+    N_LAYERS,
+    N_OUT,
+    NO_BIAS,
+    ONE,
+    OUTPUTS,
+    PACKED,
+    ROW_WEIGHTS,
+    SCALE,
+    SHIFT,
+    TARGETS,
+    ZEROS,
+    block_rows,
+    layer_field,
+    panel_field,
+    rows_of,
+    zero_panel,
+)
+from fastsgd.kernels.tile import RELU as END_RELU
+from fastsgd.kernels.tile import RELU_GRAD, STORE
+
+
+class Source(NamedTuple):
+    """Where the rows of a slab lie: x (rows, n_in), y (rows, n_targets) and weight (rows, or 0 for none), C-contiguous
+    and of the network's dtype, and the order in which they are taken (int64; empty for their own)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+    order: np.ndarray
+
+
+class Rows(NamedTuple):
+    """A `Source` by its pointers."""
+
+    x: Any
+    n_in: int
+    y: Any
+    n_targets: int
+    weight: Any
+    weighted: bool
+    order: Any
+    ordered: bool
+
+
+@inlined
+def source_size(source):
+    """Rows of a slab."""
+    return source.order.size if source.order.size > 0 else source.x.shape[0]
+
+
+@inlined
+def source_rows(source):
+    """The rows of a source, which must be kept alive."""
+    return Rows(
+        pointer(source.x, 0),
+        source.x.shape[1],
+        pointer(source.y, 0),
+        source.y.shape[1],
+        pointer(source.weight, 0),
+        source.weight.size > 0,
+        pointer(source.order, 0),
+        source.order.size > 0,
+    )
+
+
+@serial
+def _copy_rows(rows, width, order, ordered, first, m, out):
+    """out (m, width) := rows[order[first:first + m]], or rows[first:first + m] where they are not ordered."""
+    never_inline()
+    if ordered:
+        # All are asked for before any is read, so that memory answers them together. A long row's later lines follow
+        # by themselves.
+        for i in range(m):
+            at = order[first + i] * width
+            for offset in range(0, min(width, 64), 8):
+                prefetch(rows, at + offset)
+    for i in range(m):
+        row = view(rows, (order[first + i] if ordered else first + i) * width, width)
+        result = view(out.data, out.start + i * out.row, width)
+        for k in range(width):
+            result[k] = row[k]
+
+
+@serial
+def _standardize(memory, shift, scale, m, n, rows):
+    """rows (m, n) := (rows - shift) * scale."""
+    never_inline()
+    shift, scale = view(memory, shift, n), view(memory, scale, n)
+    for i in range(m):
+        row = view(rows.data, rows.start + i * rows.row, n)
+        for j in range(n):
+            row[j] = (row[j] - shift[j]) * scale[j]
+
+
+@inlined
+def take_inputs(arena, x, n_in, order, ordered, position, at, m):
+    """m rows of x, from `position` in the order on, become rows of the workspace's inputs from `at` on, standardized
+    where the network does so."""
+    inputs = rows_of(arena, OUTPUTS, 0, at)
+    _copy_rows(x, n_in, order, ordered, position, m, inputs)
+    shift, scale = arena.numbers[SHIFT], arena.numbers[SCALE]
+    if scale > shift:
+        _standardize(arena.memory, shift, scale, m, n_in, inputs)
+
+
+@serial
+def _dot_forward(a, parameters, kernel, bias, m, n, k, out):
+    """out (m, n) := a (m, k) @ kernel.T + bias, for a kernel stored (n, k): one dot product an output."""
+    never_inline()
+    for i in range(m):
+        row = view(a.data, a.start + i * a.row, k)
+        for j in range(n):
+            weights = view(parameters, kernel + j * k, k)
+            total = row[0] * 0
+            for p in range(k):
+                total += row[p] * weights[p]
+            if bias != NO_BIAS:
+                total += parameters[bias + j]
+            out.data[out.start + i * out.row + j] = total
+
+
+@inlined
+def _layer_forward(arena, layer, at, m, raw):
+    """Outputs of a layer from those of the one before, for m rows of the workspace from `at` on."""
+    n, k = layer_field(arena, layer, N_OUT), layer_field(arena, layer, N_IN)
+    activation = LINEAR if raw else layer_field(arena, layer, ACTIVATION)
+    a = rows_of(arena, OUTPUTS, layer, at)
+    out = rows_of(arena, OUTPUTS, layer + 1, at)
+    if n <= DOT_OUTPUTS:
+        kernel, bias = layer_field(arena, layer, KERNEL), layer_field(arena, layer, BIAS_START)
+        _dot_forward(a, arena.parameters, kernel, bias, m, n, k, out)
+        activate(activation, out, m, n)
+        return
+    width = strip_width(arena.parameters)
+    zero = arena.memory[arena.numbers[ZEROS]]
+    start, strip = arena.numbers[PACKED] + panel_field(arena, layer, FORWARD), panel_field(arena, layer, FORWARD_STRIP)
+    kernel = Panel(arena.memory, start + width, width, strip)
+    bias = Panel(arena.memory, start, 0, strip)
+    mode = END_RELU if activation == RELU else STORE
+    multiply_rows(a, kernel, out, m, n, k, Ending(mode, bias, out, zero, zero))
+    if activation != RELU:
+        activate(activation, out, m, n)
+
+
+@inlined
+def forward(arena, at, m, raw):
+    """m rows of the workspace's inputs from `at` on through all layers, the last without its activation where `raw`."""
+    last = arena.numbers[N_LAYERS] - 1
+    for layer in range(last + 1):
+        _layer_forward(arena, layer, at, m, raw and layer == last)
+
+
+@inlined
+def _backward(arena, at, m):
+    """Deltas of the last layer back to the first, whose input gradient nobody needs."""
+    width = strip_width(arena.parameters)
+    zero = arena.memory[arena.numbers[ZEROS]]
+    for layer in range(arena.numbers[N_LAYERS] - 1, 0, -1):
+        n, k = layer_field(arena, layer, N_IN), layer_field(arena, layer, N_OUT)
+        activation = layer_field(arena, layer - 1, ACTIVATION)
+        start = arena.numbers[PACKED] + panel_field(arena, layer, BACKWARD)
+        kernel = Panel(arena.memory, start, width, panel_field(arena, layer, BACKWARD_STRIP))
+        delta = rows_of(arena, DELTAS, layer + 1, at)
+        out = rows_of(arena, OUTPUTS, layer, at)
+        below = rows_of(arena, DELTAS, layer, at)
+        mode = RELU_GRAD if activation == RELU else STORE
+        multiply_rows(delta, kernel, below, m, n, k, Ending(mode, zero_panel(arena), out, zero, zero))
+        if activation != RELU:
+            activation_grad(activation, out, below, m, n)
+
+
+@inlined
+def _take_targets(arena, rows, position, at, m):
+    """Targets and weights of m rows, as Matrices."""
+    target = Matrix(arena.memory, arena.numbers[TARGETS] + at * rows.n_targets, rows.n_targets, 1)
+    _copy_rows(rows.y, rows.n_targets, rows.order, rows.ordered, position, m, target)
+    weight = Matrix(arena.memory, arena.numbers[ONE], 0, 0)
+    if rows.weighted:
+        weight = Matrix(arena.memory, arena.numbers[ROW_WEIGHTS] + at, 1, 1)
+        _copy_rows(rows.weight, 1, rows.order, rows.ordered, position, m, weight)
+    return target, weight
+
+
+@inlined
+def _block(arena, loss, rows, position, at, m, scale):
+    """Forward, loss and deltas of one block of m rows; returns the sum of its losses."""
+    last = arena.numbers[N_LAYERS]
+    n = layer_field(arena, last - 1, N_OUT)
+    raw = takes_raw_outputs(loss)
+    take_inputs(arena, rows.x, rows.n_in, rows.order, rows.ordered, position, at, m)
+    target, weight = _take_targets(arena, rows, position, at, m)
+    forward(arena, at, m, raw)
+    out = rows_of(arena, OUTPUTS, last, at)
+    delta = rows_of(arena, DELTAS, last, at)
+    total = loss_rows(loss, out, target, weight, m, n, scale, delta)
+    if not raw:
+        activation_grad(layer_field(arena, last - 1, ACTIVATION), out, delta, m, n)
+    _backward(arena, at, m)
+    return total
+
+
+@inlined
+def rows_pass(arena, loss, rows, position, at, m, scale):
+    """m rows of a slab from `position` in its order on, block by block into the rows of the workspace from `at` on.
+
+    Their deltas are those of `scale` * loss; returns the sum of their losses.
+    """
+    size = block_rows(arena.size)
+    total = 0.0
+    for first in range(0, m, size):
+        total += _block(arena, loss, rows, position + first, at + first, min(size, m - first), scale)
+    return total

@@ -1,0 +1,291 @@
+"""The weights region of a step: gradients of kernels and biases, and their update.
+
+Each task owns a rectangle of a kernel, or a bias: it sums their gradient over the batch in registers, updates them on
+the spot and copies them to where the next rows region reads them. No gradient vector exists, except for long batches of
+small networks: there each group of rows has one, summed while its rows are in cache, and a task adds those up.
+"""
+
+from __future__ import annotations
+
+from numba import config
+
+from fastsgd.kernels.jit import inlined, serial, small
+from fastsgd.kernels.machine import advance, lanes_of, never_inline, view
+from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, strip_width
+from fastsgd.kernels.network import (
+    ALL_BIAS,
+    BACKWARD,
+    BACKWARD_STRIP,
+    BIAS_START,
+    CHUNK_ROWS,
+    DELTAS,
+    FORWARD,
+    FORWARD_STRIP,
+    GRADIENTS,
+    KERNEL,
+    N_IN,
+    N_LAYERS,
+    N_OUT,
+    NO_BIAS,
+    NOT_PACKED,
+    ONE,
+    OUTPUTS,
+    PACKED,
+    RATES,
+    SCRATCH,
+    SCRATCH_SIZE,
+    SUMS_ROW,
+    TASK_COLUMN,
+    TASK_COLUMN_END,
+    TASK_LAYER,
+    TASK_ROW,
+    TASK_ROW_END,
+    TASK_ROWS,
+    TRANSPOSED,
+    ZEROS,
+    layer_field,
+    panel_field,
+    rows_of,
+    stored_shape,
+    task_field,
+    zero_panel,
+)
+from fastsgd.kernels.tile import MOMENTUM, STORE, UPDATE, transpose_square
+from fastsgd.kernels.updates import momentum_update_serial, nesterov_update_serial, sgd_update_serial
+
+_WORTH_PACKING = 128  # columns of a rectangle from which copying its inputs together pays
+
+
+def _copy_across_plain(parameters, start, stored, rectangle, packed, place):
+    """Columns of a stored kernel's rectangle become rows of packed strips."""
+    first, last, left, right = rectangle
+    at, strip = place
+    width = strip_width(packed)
+    for r in range(first, last):
+        row = at + r // width * strip + r % width
+        for c in range(left, right):
+            packed[row + c * width] = parameters[start + r * stored + c]
+
+
+def _copy_across_squares(parameters, start, stored, rectangle, packed, place):
+    """`_copy_across_plain` in squares of vector registers, and element by element at the edges."""
+    never_inline()
+    first, last, left, right = rectangle
+    at, strip = place
+    width = strip_width(packed)
+    lanes = lanes_of(packed)
+    for r in range(first, last, lanes):
+        row = at + r // width * strip + r % width
+        c = left
+        if r + lanes <= last:
+            while c + lanes <= right:
+                source = advance(parameters, start + r * stored + c)
+                transpose_square(source, stored, advance(packed, row + c * width), width)
+                c += lanes
+        for i in range(r, min(r + lanes, last)):
+            for k in range(c, right):
+                packed[row + i - r + k * width] = parameters[start + i * stored + k]
+
+
+_copy_across = serial(_copy_across_plain if config.DISABLE_JIT else _copy_across_squares)
+
+
+@serial
+def _copy_along(parameters, start, stored, rectangle, packed, place):
+    """Rows of a stored kernel's rectangle become rows of packed strips."""
+    never_inline()
+    first, last, left, right = rectangle
+    at, strip = place
+    width = strip_width(packed)
+    for r in range(first, last):
+        for c in range(left, right, width):
+            size = min(width, right - c)
+            source = view(parameters, start + r * stored + c, size)
+            result = view(packed, at + c // width * strip + r * width, size)
+            for k in range(size):
+                result[k] = source[k]
+
+
+@small
+def _stored(arena, layer):
+    """Rows and columns of a layer's kernel as it is stored."""
+    return stored_shape(
+        layer_field(arena, layer, N_IN), layer_field(arena, layer, N_OUT), layer_field(arena, layer, TRANSPOSED)
+    )
+
+
+@small
+def _rectangle(arena, task):
+    """First row, end of the rows, first column and end of the columns that a task owns."""
+    return (
+        task_field(arena, task, TASK_ROW),
+        task_field(arena, task, TASK_ROW_END),
+        task_field(arena, task, TASK_COLUMN),
+        task_field(arena, task, TASK_COLUMN_END),
+    )
+
+
+@inlined
+def pack_task(arena, task):
+    """Copy what a weight task owns to where the rows region reads it: kernels in strips under their bias, and the
+    strips of their transposes."""
+    layer = task_field(arena, task, TASK_LAYER)
+    rectangle = _rectangle(arena, task)
+    width = strip_width(arena.memory)
+    packed = arena.numbers[PACKED]
+    forward_strip, backward_strip = panel_field(arena, layer, FORWARD_STRIP), panel_field(arena, layer, BACKWARD_STRIP)
+    forward = packed + panel_field(arena, layer, FORWARD)
+    backward = packed + panel_field(arena, layer, BACKWARD)
+    if rectangle[0] == ALL_BIAS:
+        start, stored, rectangle = layer_field(arena, layer, BIAS_START), 0, (0, 1, 0, layer_field(arena, layer, N_OUT))
+        along, along_strip, across, across_strip = forward, forward_strip, 0, NOT_PACKED
+    else:
+        start, stored = layer_field(arena, layer, KERNEL), _stored(arena, layer)[1]
+        along, along_strip, across, across_strip = forward + width, forward_strip, backward, backward_strip
+        if layer_field(arena, layer, TRANSPOSED):
+            along, along_strip, across, across_strip = across, across_strip, along, along_strip
+    if along_strip != NOT_PACKED:
+        _copy_along(arena.parameters, start, stored, rectangle, arena.memory, (along, along_strip))
+    if across_strip != NOT_PACKED:
+        _copy_across(arena.parameters, start, stored, rectangle, arena.memory, (across, across_strip))
+
+
+@small
+def _factors(arena, layer, at, first, left):
+    """The factors of a kernel's gradient, as it is stored, from row `first` and column `left` on: inputs and deltas of
+    the rows of the workspace from `at` on."""
+    a, b = rows_of(arena, OUTPUTS, layer, at), rows_of(arena, DELTAS, layer + 1, at)
+    if layer_field(arena, layer, TRANSPOSED):
+        a, b = b, a
+    return Matrix(a.data, a.start + first, 1, a.row), Panel(b.data, b.start + left, b.row, strip_width(b.data))
+
+
+@small
+def _bias_factors(arena, layer, at):
+    """The factors of a bias' gradient: a row of ones, and the deltas of the rows of the workspace from `at` on."""
+    delta = rows_of(arena, DELTAS, layer + 1, at)
+    ones = Matrix(arena.memory, arena.numbers[ONE], 0, 0)
+    return ones, Panel(delta.data, delta.start, delta.row, strip_width(delta.data))
+
+
+@serial
+def _pack_columns(a, m, k, packed, at):
+    """packed[at:] := the columns of a (m, k), those of a row next to each other and TASK_ROWS from row to row."""
+    never_inline()
+    for p in range(k):
+        column = view(a.data, a.start + p * a.col, m)
+        result = view(packed, at + p * TASK_ROWS, m)
+        for i in range(m):
+            result[i] = column[i]
+
+
+@small
+def _update(arena, velocity, mode, init, position, stride):
+    """How a product over the batch ends in the parameters at `position`: as their gradient, at once applied."""
+    moving = arena.parameters if mode == UPDATE else velocity
+    rates = arena.numbers[RATES]
+    return Ending(mode, init, Matrix(moving, position, stride, 1), arena.memory[rates], arena.memory[rates + 1])
+
+
+@inlined
+def _gradient_task(arena, velocity, mode, worker, m, task):
+    """Gradient over m rows and update of a rectangle of a kernel, or a bias. Long sums go chunk by chunk, so that what
+    is read for one strip is still in cache for the next; inputs that lie far apart are copied together first."""
+    layer = task_field(arena, task, TASK_LAYER)
+    first, last, left, right = _rectangle(arena, task)
+    is_bias = first == ALL_BIAS
+    stored = _stored(arena, layer)[1]
+    start, height, across = layer_field(arena, layer, KERNEL) + first * stored + left, last - first, right - left
+    if is_bias:
+        start, height, across = layer_field(arena, layer, BIAS_START), 1, layer_field(arena, layer, N_OUT)
+    zero = arena.memory[arena.numbers[ZEROS]]
+    target = Matrix(arena.parameters, start, stored, 1)
+    scratch = arena.numbers[SCRATCH] + worker * SCRATCH_SIZE
+    sums = Matrix(arena.memory, scratch + CHUNK_ROWS * TASK_ROWS, SUMS_ROW, 1)
+    chunk = m if is_bias else CHUNK_ROWS
+    for begin in range(0, m, chunk):
+        k = min(chunk, m - begin)
+        a, b = _bias_factors(arena, layer, begin) if is_bias else _factors(arena, layer, begin, first, left)
+        if across >= _WORTH_PACKING and not is_bias:
+            _pack_columns(a, height, k, arena.memory, scratch)
+            a = Matrix(arena.memory, scratch, 1, TASK_ROWS)
+        init = zero_panel(arena)
+        if begin > 0:
+            init = Panel(sums.data, sums.start, sums.row, strip_width(sums.data))
+        out, ending = target, _update(arena, velocity, mode, init, start, stored)
+        if begin + k < m:
+            out, ending = sums, Ending(STORE, init, sums, zero, zero)
+        multiply(a, b, out, height, across, k, ending)
+
+
+@inlined
+def group_gradient(arena, at, m, group, is_first):
+    """Add the gradient over m rows of the workspace from `at` on to that of a group, or set it where `is_first`."""
+    width = strip_width(arena.parameters)
+    zero = arena.memory[arena.numbers[ZEROS]]
+    base = arena.numbers[GRADIENTS] + group * arena.size
+    # Each layer's kernel, then its bias.
+    for part in range(2 * arena.numbers[N_LAYERS]):
+        layer = part // 2
+        height, across = _stored(arena, layer)
+        start = base + layer_field(arena, layer, KERNEL)
+        a, b = _factors(arena, layer, at, 0, 0)
+        if part % 2 == 1:
+            if layer_field(arena, layer, BIAS_START) == NO_BIAS:
+                continue
+            height, across = 1, layer_field(arena, layer, N_OUT)
+            start = base + layer_field(arena, layer, BIAS_START)
+            a, b = _bias_factors(arena, layer, at)
+        sums = Matrix(arena.memory, start, across, 1)
+        init = zero_panel(arena)
+        if not is_first:
+            init = Panel(arena.memory, start, across, width)
+        multiply(a, b, sums, height, across, m, Ending(STORE, init, sums, zero, zero))
+
+
+@serial
+def _add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, groups, at, count):
+    """Add the groups' gradients of `count` of `size` parameters from `at` on, and update those."""
+    never_inline()
+    total = view(gradients, at, count)
+    for group in range(1, groups):
+        part = view(gradients, group * size + at, count)
+        for i in range(count):
+            total[i] += part[i]
+    changed = view(parameters, at, count)
+    if mode == UPDATE:
+        sgd_update_serial(changed, total, rate)
+    elif mode == MOMENTUM:
+        momentum_update_serial(changed, total, view(velocity, at, count), rate, momentum)
+    else:
+        nesterov_update_serial(changed, total, view(velocity, at, count), rate, momentum)
+
+
+@inlined
+def _grouped_task(arena, velocity, mode, groups, task):
+    """Update what a task owns from the groups' gradients."""
+    layer = task_field(arena, task, TASK_LAYER)
+    first, last, left, right = _rectangle(arena, task)
+    at, count, stored, height = layer_field(arena, layer, BIAS_START), layer_field(arena, layer, N_OUT), 0, 1
+    if first != ALL_BIAS:
+        stored = _stored(arena, layer)[1]
+        at, count, height = layer_field(arena, layer, KERNEL) + first * stored + left, right - left, last - first
+        if count == stored:
+            count, height = count * height, 1
+    rates = arena.numbers[RATES]
+    rate, momentum = arena.memory[rates], arena.memory[rates + 1]
+    gradients = advance(arena.memory, arena.numbers[GRADIENTS])
+    for r in range(height):
+        _add_and_update(
+            arena.parameters, velocity, mode, rate, momentum, gradients, arena.size, groups, at + r * stored, count
+        )
+
+
+@inlined
+def weight_task(arena, velocity, mode, worker, m, groups, task):
+    """Update what a task owns, from the m rows of a batch in the workspace or from its groups' gradients."""
+    if groups > 0:
+        _grouped_task(arena, velocity, mode, groups, task)
+    else:
+        _gradient_task(arena, velocity, mode, worker, m, task)
+    pack_task(arena, task)
