@@ -58,7 +58,9 @@ class Trainer:
     metrics : sequence of str
         Also computed by `evaluate` and on validation data: "mse", "mae", "rmse", "accuracy".
     threads : int, optional
-        All that the process may use, if not given. The results are the same bits for any number.
+        As many as the process is granted, if not given: the least of affinity, quota of the control groups,
+        SLURM_CPUS_PER_TASK and NUMBA_NUM_THREADS. A number goes before all but the last. The results are the same
+        bits for any number.
 
     Raises
     ------
