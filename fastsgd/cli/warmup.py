@@ -26,7 +26,7 @@ _DTYPES = ("float32", "float64")
     show_default=True,
     help="Compute in this; may be repeated.",
 )
-@click.option("--all", "everything", is_flag=True, help="Both dtypes, and data of every type: takes several minutes.")
+@click.option("--all", "everything", is_flag=True, help="Both dtypes, and data of every type; takes minutes.")
 @common_options
 def command(dtypes: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Compile the kernels for this processor and keep them in files, where later processes find them.

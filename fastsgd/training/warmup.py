@@ -6,12 +6,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from fastsgd.data import HDF5Dataset
 from fastsgd.model import Dense, Sequential, Standardize
+from fastsgd.model.layers import Layer
 from fastsgd.training.optimizers import SGD
 from fastsgd.training.trainer import Trainer
 
@@ -19,10 +19,10 @@ from fastsgd.training.trainer import Trainer
 STORAGE = ("float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 USUAL_STORAGE = ("float32", "float64", "int64")
 
-_ROWS = 40_000  # enough for steps and gathers that are worth several threads
+_ROWS = 200_000  # enough for gathers that are worth several threads
 _FEATURES = 10
 _BATCH = {1: 32, 2: 4096}
-_STREAMING = "2MB"  # less than the file, so that it streams
+_STREAMING = "2MB"  # less than the bytes of any of the files, so that they are streamed
 
 
 def warmup_steps(
@@ -50,7 +50,7 @@ def warmup_steps(
 def _train(dtype: str, threads: int) -> None:
     x = np.random.default_rng(0).random((_ROWS, _FEATURES)).astype(dtype)
     data = x, x[:, :1], x[:, 0]
-    trainer = _trainer(dtype, threads)
+    trainer = _trainer(dtype, threads, [Dense(64, "relu")])
     trainer.fit(data, batch_size=_BATCH[threads], validation=data, progress=False)
     trainer.train_batch(x[:100], x[:100, :1])
     trainer.model.predict(x, threads=threads)
@@ -64,14 +64,14 @@ def _read(dtype: str, storage: str, several: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "data.h5")
         with h5py.File(path, "w") as file:
-            file.create_dataset("X", data=values, chunks=(100, _FEATURES))
-            file["y"], file["weight"] = values[:, 0], values[:, 1]
+            for name, part in {"X": values, "y": values[:, 0], "weight": values[:, 1]}.items():
+                file.create_dataset(name, data=part, chunks=(100, *part.shape[1:]))
         dataset = HDF5Dataset(path, features="X", target="y", weight="weight")
         for threads in (1, 2) if several else (1,):
-            _trainer(dtype, threads).fit(dataset, batch_size=_BATCH[threads], progress=False)
-        _trainer(dtype, 1).fit(dataset, batch_size=_BATCH[1], memory=_STREAMING, progress=False)
+            _trainer(dtype, threads, []).fit(dataset, batch_size=_BATCH[2], progress=False)
+        _trainer(dtype, 1, []).fit(dataset, batch_size=_BATCH[1], memory=_STREAMING, progress=False)
 
 
-def _trainer(dtype: str, threads: int) -> Trainer:
-    model: Any = Sequential([Standardize(), Dense(64, "relu"), Dense(1)], dtype=dtype)
+def _trainer(dtype: str, threads: int, hidden: list[Layer]) -> Trainer:
+    model = Sequential([Standardize(), *hidden, Dense(1)], dtype=dtype)
     return Trainer(model, SGD(1e-6), "mse", metrics=["mae"], threads=threads)
