@@ -249,6 +249,23 @@ def test_progress_on_a_terminal(place, tmp_path):
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is shown again
 
 
+def test_a_first_run_says_that_it_compiles(place, tmp_path, monkeypatch):
+    """At once, and where the result is kept; the process is killed while it compiles."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache))
+    words = ["train", "data.h5", "-x", "X", "-y", "y", "--out", tmp_path / "run"]
+    with on_terminal(*words, folder=place, stream="stderr", columns=40) as (_, end):
+        shown = read_until(end, b"fastsgd warmup")
+    assert "compiling the kernels" in shown
+    assert f"kept in {cache}" in shown
+    with started(*words, "--overwrite", folder=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        plan, told = process.stderr.readline(), process.stderr.readline()
+    assert plan.startswith("memory ")
+    assert told.startswith("compiling the kernels")
+    assert told.endswith("(`fastsgd warmup` does it ahead)\n")
+
+
 def test_inspect_fits_a_terminal(tmp_path):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file.create_dataset("a/" + "long_name_" * 9, (327346, 42), "i2", chunks=(8192, 42), compression="gzip")
@@ -274,7 +291,8 @@ def test_how_it_is_started(place):
 def test_help_loads_no_heavy_library(place):
     code = (
         "import sys; from fastsgd.cli import run; heavy = 'numpy numba h5py rich matplotlib safetensors'.split()\n"
-        "for words in ([], ['train'], ['evaluate'], ['predict'], ['inspect'], ['plot']): run([*words, '--help'])\n"
+        "for name in (None, 'train', 'evaluate', 'predict', 'inspect', 'plot', 'warmup', 'doctor'):\n"
+        "    run(['--help'] if name is None else [name, '--help'])\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)

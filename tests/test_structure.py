@@ -98,11 +98,11 @@ def test_only_the_presets_call_njit():
             }, path.name
 
 
-def test_only_the_tile_knows_llvm():
+def test_only_the_tile_and_the_measure_of_its_peak_know_llvm():
     knowing = {
         path.name for path in (ROOT / "kernels").glob("*.py") if any("llvmlite" in name for name in imports(path))
     }
-    assert knowing == {"tile.py"}
+    assert knowing == {"tile.py", "peak.py"}
 
 
 def test_import_loads_no_heavy_library():
@@ -110,6 +110,21 @@ def test_import_loads_no_heavy_library():
         "import sys, fastsgd; fastsgd.SGD; fastsgd.Dense; "
         "fastsgd.Sequential([fastsgd.Dense(1)]); fastsgd.HDF5Dataset; fastsgd.Trainer; "
         "print([name for name in ('numba', 'h5py', 'rich', 'matplotlib', 'safetensors') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_training_on_arrays_loads_no_library_that_it_does_not_need():
+    """The time to the first trained batch is mostly that of importing Numba; nothing else heavy is to join it."""
+    code = (
+        "import sys, numpy as np, numba, fastsgd as fs; before = set(sys.modules)\n"
+        "x = np.ones((1000, 10), np.float32)\n"
+        "model = fs.Sequential([fs.Standardize(), fs.Dense(64, 'relu'), fs.Dense(1)])\n"
+        "fs.Trainer(model, fs.SGD(0.01), 'mse').fit((x, x[:, 0]), batch_size=256, validation=(x, x[:, 0]))\n"
+        "model.predict(x)\n"
+        "heavy = 'h5py rich click matplotlib safetensors pandas csv fastsgd.cli fastsgd.kernels.peak'\n"
+        "print([name for name in heavy.split() if name in sys.modules and name not in before])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

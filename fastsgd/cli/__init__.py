@@ -17,7 +17,7 @@ import click
 from fastsgd.cli import signals
 from fastsgd.errors import FastSGDError
 
-_COMMANDS = ("inspect", "train", "evaluate", "predict", "plot")
+_COMMANDS = ("inspect", "train", "evaluate", "predict", "plot", "warmup", "doctor")
 
 
 class _Commands(click.Group):

@@ -82,7 +82,11 @@ def memory_option(default: str) -> Callable[[F], F]:
 def threads_option(function: F) -> F:
     """--threads."""
     return click.option(
-        "--threads", type=click.IntRange(min=1), metavar="N", show_default="all cores", help="Threads to compute with."
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        show_default="all that the host grants",
+        help="Threads to compute with.",
     )(function)
 
 

@@ -3,9 +3,14 @@
 Results come last and are written in place. Each parallel kernel has a one-thread twin, `<name>_serial`, for use inside
 your own `prange`. Numba does not see that a function which your own cached function calls was changed: after an upgrade
 of fastsgd, clear the cache of code of yours that calls these kernels with `cache=True`.
+
+Called from Python, parallel kernels run on `numba.get_num_threads()` threads. Several Python threads may call them, and
+train models, at once: one runs after the other. Parallel code of your own, which Numba knows and fastsgd does not, may
+run beside them with Numba's "omp" and "tbb" threading layers; its "workqueue" layer, which is used where neither is
+there, ends the process when two Python threads run parallel code at once (`fastsgd doctor` says which layer is used).
 """
 
-from fastsgd.kernels import threads as _threads  # noqa: F401 - first: it sets how threads wait
+from fastsgd.kernels import threads as _threads  # first: it sets how threads wait
 from fastsgd.kernels.activations import LINEAR, RELU, SIGMOID, SOFTMAX, TANH
 from fastsgd.kernels.dense import dense_backward, dense_backward_serial, dense_forward, dense_forward_serial
 from fastsgd.kernels.losses import (
@@ -74,3 +79,7 @@ __all__ = [
     "train_batches",
     "train_batches_serial",
 ]
+
+for _name in __all__:
+    if f"{_name}_serial" in __all__:
+        _threads.one_at_a_time(globals()[_name])

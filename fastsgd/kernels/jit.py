@@ -67,11 +67,20 @@ class _KernelCache(caching.FunctionCache):
     _impl_class = _KernelCacheImpl
 
 
+_KEPT: list[Any] = []  # the kernels whose machine code is kept in files
+
+
+def compiled_here() -> int:
+    """How many kernels, counted for each kind of arguments, were compiled in this process and not read from a file."""
+    return sum(sum(dispatcher.stats.cache_misses.values()) for dispatcher in _KEPT)
+
+
 def _compile(function: Callable[..., Any], *, cached: bool = True, **options: Any) -> Any:
-    dispatcher = njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **options)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", **{"fastmath": FASTMATH, **options})(function)
     if cached and not config.DISABLE_JIT:
         try:
             dispatcher._cache = _KernelCache(function)
+            _KEPT.append(dispatcher)
         except RuntimeError:
             # No folder can be written to: every process compiles for itself, which is slow but right.
             dispatcher._cache = caching.NullCache()
@@ -87,6 +96,11 @@ def parallel(function: Callable[..., Any]) -> Any:
     """Compile `function` with its `prange` loops spread over threads."""
     # Numba empties the dict it is given, hence the copy.
     return _compile(function, parallel=dict(_PARALLEL))
+
+
+def exact(function: Callable[..., Any]) -> Any:
+    """Compile `function` for one thread with its operations as they are written, none rearranged."""
+    return _compile(function, fastmath=False)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -113,12 +127,21 @@ def serial_twin(function: Callable[..., Any]) -> Any:
     return serial(twin)
 
 
-def must_compile(dispatcher: Any) -> str | None:
-    """Where the machine code of a kernel will be kept, if it has to be compiled first; None if it is there already."""
-    if config.DISABLE_JIT or dispatcher.signatures:
-        return None
-    if isinstance(dispatcher._cache, caching.NullCache):
-        return "this process alone, as no cache folder can be written to: set NUMBA_CACHE_DIR to one"
-    if dispatcher._cache._cache_file._load_index():
+def cache_folder(dispatcher: Any) -> str | None:
+    """Where the machine code of a kernel is kept; None if no folder can be written to, or nothing is compiled."""
+    if config.DISABLE_JIT or isinstance(dispatcher._cache, caching.NullCache):
         return None
     return str(dispatcher._cache.cache_path)
+
+
+def must_compile(dispatcher: Any, arguments: Callable[[], tuple[Any, ...]]) -> bool:
+    """Whether a kernel must be compiled to run on such arguments, which are made only where that is in doubt."""
+    if config.DISABLE_JIT:
+        return False
+    kept = {} if cache_folder(dispatcher) is None else dispatcher._cache._cache_file._load_index()
+    if not kept and not dispatcher.signatures:
+        return True
+    types_of = tuple(dispatcher.typeof_pyval(argument) for argument in arguments())
+    if types_of in dispatcher.overloads:
+        return False
+    return not kept or dispatcher._cache._index_key(types_of, dispatcher.targetctx.codegen()) not in kept

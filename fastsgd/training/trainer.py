@@ -58,7 +58,9 @@ class Trainer:
     metrics : sequence of str
         Also computed by `evaluate` and on validation data: "mse", "mae", "rmse", "accuracy".
     threads : int, optional
-        All that the process may use, if not given. The results are the same bits for any number.
+        As many as the process is granted, if not given: the least of affinity, quota of the control groups,
+        SLURM_CPUS_PER_TASK and NUMBA_NUM_THREADS. A number goes before all but the last. The results are the same
+        bits for any number.
 
     Raises
     ------
@@ -147,8 +149,6 @@ class Trainer:
         NonFiniteError
             If the loss stops being finite. The parameters are then those of the last whole epoch.
         """
-        from fastsgd.kernels.jit import must_compile
-
         train = as_dataset(dataset, "the training data")
         held_out = None if validation is None else as_dataset(validation, "the validation data")
         first, last = whole_number(initial_epoch, "fit: initial_epoch", 0), whole_number(epochs, "fit: epochs", 0)
@@ -160,9 +160,9 @@ class Trainer:
         display = make_progress(progress)
         try:
             display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
-            kept = must_compile(self._kernel(min(int(batch_size), train.n_rows)))
-            if kept is not None:
-                display.plan(f"compiling the kernels, which takes about half a minute and happens once; kept in {kept}")
+            to_compile = self._to_compile(min(int(batch_size), train.n_rows))
+            if to_compile:
+                display.plan(to_compile)
             if self.model.needs_standardization:
                 self.model.learn_standardization(train, memory=loader.plan.budget)
             for epoch in range(first, first + last):
@@ -248,6 +248,31 @@ class Trainer:
         work = self.model.work_per_row * batch_size
         return train_slab if worth_threads(work, available_threads(self.threads)) else train_slab_serial
 
+    def _arguments(
+        self, x: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], batch_size: int
+    ) -> tuple[Any, ...]:
+        """What a training kernel takes; the last holds the losses afterwards."""
+        model, losses = self.model, np.empty(-(-len(x) // batch_size))
+        return model.network, self.optimizer_state, model.workspace(batch_size), x, y, weight, batch_size, losses
+
+    def _to_compile(self, batch_size: int) -> str:
+        """What to say before the training kernel is compiled; nothing if it is there already."""
+        from fastsgd.kernels.jit import cache_folder, must_compile
+
+        def arguments() -> tuple[Any, ...]:
+            no_rows = np.empty((0, 1), self.model.dtype)
+            return self._arguments(no_rows, no_rows, self._none, batch_size)
+
+        kernel = self._kernel(batch_size)
+        if not must_compile(kernel, arguments):
+            return ""
+        folder = cache_folder(kernel)
+        if folder is None:
+            kept = "for this process alone, as no folder can be written to: set NUMBA_CACHE_DIR to one"
+        else:
+            kept = f"once; kept in {folder} (`fastsgd warmup` does it ahead)"
+        return f"compiling the kernels for this processor, about half a minute, {kept}"
+
     def _train(
         self, x: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], batch_size: int
     ) -> NDArray[np.float64]:
@@ -255,8 +280,8 @@ class Trainer:
         from fastsgd.kernels.step import train_slab
         from fastsgd.kernels.threads import available_threads, parallel_region
 
-        model, losses = self.model, np.empty(-(-len(x) // batch_size))
-        arguments = (model.network, self.optimizer_state, model.workspace(batch_size), x, y, weight, batch_size, losses)
+        arguments = self._arguments(x, y, weight, batch_size)
+        losses: NDArray[np.float64] = arguments[-1]
         kernel = self._kernel(min(batch_size, len(x)))
         if kernel is train_slab:
             with parallel_region(available_threads(self.threads)):
