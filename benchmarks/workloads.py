@@ -116,7 +116,7 @@ class Workload:
         }
 
 
-# Rows such that fastsgd takes about a second for an epoch on two cores, and data well past the caches where they can be.
+# Rows such that fastsgd takes about a second for a turn on two cores, and data well past the caches where they can be.
 WORKLOADS = (
     Workload((10, 64, 64, 1), 32, 64_000 * 32),
     Workload((10, 64, 64, 1), 256, 8_000 * 256),

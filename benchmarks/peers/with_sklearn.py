@@ -87,18 +87,24 @@ class Linear(EpochLearner):
         self.model.intercept_[...] = bias
 
     def epoch(self) -> Sequence[SupportsFloat]:
+        before = _Loss(self)
         self.model.partial_fit(self.problem.x, self.labels)
-        return [_LossAfter(self)]
+        return [before, _Loss(self)]
 
 
-class _LossAfter:
-    """The loss of a model as it is now, found when it is asked for: after the clock has stopped."""
+class _Loss:
+    """The loss at the weights of this moment, computed when it is asked for: after the clock has stopped.
+
+    The estimator does not tell its mean loss over an epoch; that before and that after lie about it.
+    """
 
     def __init__(self, learner: Linear) -> None:
         self.learner = learner
+        self.weights = learner.model.coef_[0].copy(), learner.model.intercept_.copy()
 
     def __float__(self) -> float:
-        raw = self.learner.model.decision_function(self.learner.problem.x)
+        kernel, bias = self.weights
+        raw = self.learner.problem.x @ kernel + bias
         return float(np.mean(np.logaddexp(0, raw) - self.learner.labels * raw))
 
 
