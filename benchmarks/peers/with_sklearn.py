@@ -95,7 +95,7 @@ class Linear(EpochLearner):
 class _Loss:
     """The loss at the weights of this moment, computed when it is asked for: after the clock has stopped.
 
-    The estimator does not tell its mean loss over an epoch; that before and that after lie about it.
+    The estimator does not tell its mean loss over an epoch; the losses before and after stand in for it.
     """
 
     def __init__(self, learner: Linear) -> None:
