@@ -27,7 +27,7 @@ STYLES = {
 }
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 EDGE: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6}
-APART = 0.085  # decades between two columns of points
+APART = 0.1  # decades between two columns of points
 
 
 def spread(values: Sequence[float], apart: float = APART) -> list[float]:
@@ -58,7 +58,7 @@ def draw_roofline(step: Mapping[str, Any], path: Path) -> None:
     limits = step["limits"]
     rates = [figures["gflops"] for one in workloads.values() for figures in one["contestants"].values()]
     low, high = min(rates) / 2, limits["multiply_add_gflops"]
-    left, right = min(places) / 2.5, max(places) * 2.5
+    left, right = min(places) / 2.5, max(places) * 1.6
     _draw_roofs(axes, limits, left, right)
     for place, (name, one) in zip(places, workloads.items(), strict=True):
         axes.plot([place, place], [low, high * 1.35], color="#D0D0D0", linewidth=0.8, zorder=1)
@@ -70,7 +70,7 @@ def draw_roofline(step: Mapping[str, Any], path: Path) -> None:
     for contestant, (label, colour, marker, size) in STYLES.items():
         if any(contestant in one["contestants"] for one in workloads.values()):
             axes.scatter([], [], size, colour, marker=marker, label=label, **EDGE)
-    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high * 24))
+    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high * 30))
     axes.set_xlabel(
         "useful operations a byte of a step (FLOP/B): rows read once, weights read twice and written once\n"
         "(networks that would cover each other stand apart a little)"
@@ -88,10 +88,10 @@ def _draw_roofs(axes: Axes, limits: Mapping[str, Any], left: float, right: float
     top, slope = limits["multiply_add_gflops"], limits["read_gbytes"]
     ridge = top / slope
     axes.plot([left, ridge, right], [left * slope, top, top], color="black", linewidth=1.6, zorder=2)
-    axes.text(right * 0.97, top * 1.06, f"multiply-adds: {top:.0f} GFLOP/s", ha="right", va="bottom", fontsize=9)
-    middle = math.sqrt(left * ridge)
-    style: dict[str, Any] = {"xytext": (-6, 6), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-    axes.annotate(f"memory: {slope:.0f} GB/s", (middle, middle * slope), fontsize=9, **style)
+    # Both to the left of the ridge, where the columns of points leave room.
+    style: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 9}
+    axes.annotate(f"multiply-adds: {top:.0f} GFLOP/s", (ridge, top), xytext=(0, 4), **style)
+    axes.annotate(f"memory: {slope:.0f} GB/s", (0.5 * ridge, 0.5 * top), xytext=(-6, 0), **style)
 
 
 def draw_scaling(scaling: Mapping[str, Any], path: Path) -> None:
