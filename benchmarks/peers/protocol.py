@@ -23,6 +23,9 @@ MSE = "mse"
 LOGISTIC = "binary_crossentropy"
 CLASSES = "sparse_categorical_crossentropy"
 
+TRIAL_STEPS = 96
+TRIALS = 3
+
 Array = npt.NDArray[np.floating]
 
 
@@ -89,6 +92,31 @@ class EpochLearner:
         for _ in range(self.problem.epochs):
             losses = self.epoch()
         return losses
+
+
+def fastest(candidates: Sequence[dict[str, Any]], prepare: Callable[..., None], trial: Callable[[], object]) -> str:
+    """Prepare with each set of settings, time some steps, and leave the one prepared that was fastest.
+
+    Which setting a library is fastest with differs from network to network, and its users would try.
+
+    Returns
+    -------
+    str
+        The settings taken, as in ``fused=True``.
+    """
+    seconds = []
+    for settings in candidates:
+        prepare(**settings)
+        trial()  # compiles
+        times = []
+        for _ in range(TRIALS):
+            begin = time.perf_counter()
+            trial()
+            times.append(time.perf_counter() - begin)
+        seconds.append(min(times))
+    chosen = candidates[seconds.index(min(seconds))]
+    prepare(**chosen)
+    return ", ".join(f"{key}={value}" for key, value in chosen.items())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
