@@ -52,6 +52,13 @@ def times(ratio: float) -> str:
     return f"{ratio:.{0 if ratio >= 9.95 else 1 if ratio >= 1 else 2}f}"
 
 
+def share_of_limit(figures: Results, reads_bound: bool) -> str:
+    """Of the limit that holds: arithmetic, or reading where that is said."""
+    if reads_bound:
+        return f"{figures['fraction_of_read_limit']:.0%} of reading"
+    return f"{figures['fraction_of_multiply_add_limit']:.0%}"
+
+
 def step_table(step: Results) -> str:
     """Networks down, peers across: how many times faster fastsgd is."""
     workloads = step["workloads"]
@@ -60,13 +67,12 @@ def step_table(step: Results) -> str:
     for one in workloads.values():
         contestants = one["contestants"]
         own = contestants[SUBJECT]
-        share = own["fraction_of_read_limit" if one["reads_bound"] else "fraction_of_multiply_add_limit"]
         rows.append(
             [
                 "-".join(map(str, one["layers"])),
                 f"{one['batch']:,}",
                 thousands(own["median_rows_per_second"]),
-                f"{share:.0%}" + (" of reading" if one["reads_bound"] else ""),
+                share_of_limit(own, one["reads_bound"]),
                 *(times(contestants[peer]["fastsgd_times_faster"]) if peer in contestants else "" for peer in peers),
             ]
         )
@@ -134,14 +140,14 @@ def own_table(results: Results) -> list[str]:
     rows = []
     for name in names:
         network, batch = name.split("/")
-        one = predict.get(name)
+        one, reads_bound = predict.get(name), results["step"]["workloads"][name]["reads_bound"]
         rows.append(
             [
                 network,
                 f"{int(batch):,}",
                 thousands(one["predict"]["median_rows_per_second"]) if one else "",
-                f"{one['predict']['fraction_of_multiply_add_limit']:.0%}" if one else "",
-                f"{one['fit']['fraction_of_multiply_add_limit']:.0%}" if one else "",
+                share_of_limit(one["predict"], reads_bound) if one else "",
+                share_of_limit(one["fit"], reads_bound) if one else "",
                 f"{dtype[name]['float64_over_float32']:.2f}" if name in dtype else "",
                 f"{stream[name]['streamed_over_memory']:.2f}" if name in stream else "",
             ]

@@ -140,6 +140,22 @@ def test_the_table_is_that_of_the_figures():
     ]
 
 
+def test_the_table_of_fastsgd_beside_itself():
+    names = ("10-64-64-1/256", "784-1/256")
+    shares = contestant(2_000.0, 1.0, 0.5, 0.7)
+    results = {
+        "step": step_results(),
+        "predict": {"workloads": {name: {"predict": shares, "fit": shares} for name in names}},
+        "dtype": {"workloads": {names[0]: {"float64_over_float32": 0.493}}},
+        "stream": {"workloads": {names[1]: {"streamed_over_memory": 1.128}}},
+        "start": {"seconds": {"import": {"median": 0.123}, "first batch": {"median": 31.0}}},
+    }
+    section = report.speed_section(results)
+    assert "| 10-64-64-1 | 256 | 2.00 | 50% | 50% | 0.49 |  |" in section
+    assert "| 784-1 | 256 | 2.00 | 70% of reading | 70% of reading |  | 1.13 |" in section
+    assert "medians: import 0.12, first batch 31.00." in section
+
+
 def test_the_report_leaves_the_rest_of_the_readme_alone(tmp_path):
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "step.json").write_text(json.dumps(step_results()))

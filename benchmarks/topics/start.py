@@ -56,10 +56,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         turns: dict[str, Callable[[], Mapping[str, float]]] = {
             "interpreter alone": lambda: {"seconds": seconds_to("pass", warm)},
             "import": lambda: {"seconds": seconds_to(IMPORT, warm)},
-            "first batch, compiled before": lambda: {"seconds": seconds_to(FIRST_BATCH, warm)},
+            "first batch with compiled code at hand": lambda: {"seconds": seconds_to(FIRST_BATCH, warm)},
         }
         if not options.quick:
-            turns["first batch, nothing compiled"] = cold
+            turns["first batch with nothing compiled"] = cold
         measured = take_turns(turns, dict.fromkeys(turns, 1), rounds=options.rounds, pause=options.pause)
     return {
         "seconds": {
