@@ -20,10 +20,10 @@ PEERS = ("jax-scan", "jax-step", "torch", "torch-compile", "keras-fit", "tf-eage
 # What a step takes in these whatever its size would make a turn last minutes: they get fewer rows.
 MOST_STEPS = {
     "jax-step": 20_000,
-    "torch": 10_000,
-    "torch-compile": 10_000,
-    "keras-fit": 3_000,
-    "sklearn": 2_000,
+    "torch": 5_000,
+    "torch-compile": 5_000,
+    "keras-fit": 2_000,
+    "sklearn": 500,
     "tf-eager": 250,
 }
 LOSS_TOLERANCE = 0.05  # fastsgd shuffles and the peers do not
