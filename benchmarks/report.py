@@ -116,8 +116,11 @@ def day(content: Results) -> str:
 def step_section(results: Results) -> list[str]:
     """The main table, and that of one thread."""
     step = results["step"]
+    # Such a run does not land in this folder by itself.
+    partial = step["settings"].get("only") or step["settings"].get("quick")
+    notice = "**Provisional, of some networks only.** " if partial else ""
     parts = [
-        f"{day(step)}: {machine(step)}. {versions(step)}.",
+        f"{notice}{day(step)}: {machine(step)}. {versions(step)}.",
         "Whole `fit()` epochs in memory, fastsgd's shuffling included, the peers' data in place and unshuffled; "
         f"medians of {step['settings']['rounds']} rounds in turns. Under each peer stands **how many times faster "
         "fastsgd is**; *of the limit* is the share of the multiply-add rate that useful work takes, for 784-1 that of "
