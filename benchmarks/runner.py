@@ -80,7 +80,7 @@ class Measured:
 
 
 class Contestant:
-    """A process under the protocol of `peers/step.py`, warm when the constructor returns.
+    """A process under the protocol of `peers/protocol.py`, warm when the constructor returns.
 
     Parameters
     ----------
@@ -207,9 +207,13 @@ def _busy_share(seconds: float) -> float:
 
 
 def run_contestants(
-    commands: Mapping[str, Sequence[str]], rows: Mapping[str, int], *, rounds: int = MIN_ROUNDS
+    commands: Mapping[str, Sequence[str]],
+    rows: Mapping[str, int],
+    *,
+    rounds: int = MIN_ROUNDS,
+    pause: float = PAUSE_SECONDS,
 ) -> dict[str, Measured]:
-    """Start a process for each command, let them take turns, and end them."""
+    """Start a process for each command, let them take turns as `take_turns` does, and end them."""
     started: dict[str, Contestant] = {}
     try:
         for name, command in commands.items():
@@ -217,7 +221,7 @@ def run_contestants(
                 started[name] = Contestant(command)
             except ContestantError as error:
                 raise ContestantError(f"{name} did not start: it {error}") from None
-        measured = take_turns({name: process.go for name, process in started.items()}, rows, rounds=rounds)
+        measured = take_turns({name: process.go for name, process in started.items()}, rows, rounds=rounds, pause=pause)
         for name, process in started.items():
             measured[name].version = process.version
     finally:
@@ -252,10 +256,10 @@ def _cpu_model() -> str:
     return "unknown"  # as on ARM, where the kernel names no model
 
 
-def write_results(topic: str, content: Mapping[str, Any]) -> Path:
-    """Write `benchmarks/results/<topic>.json`: the content under a date and a description of the machine."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{topic}.json"
+def write_results(topic: str, content: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Write `<topic>.json`: the content under a date and a description of the machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{topic}.json"
     head = {"topic": topic, "date": datetime.now(UTC).date().isoformat(), "machine": describe_machine()}
     text = json.dumps({**head, **content}, indent=2)
     # A list of numbers on one line.

@@ -24,6 +24,16 @@ from fastsgd.errors import DataError
 TargetCheck = Callable[[NDArray[np.generic]], "tuple[int, str] | None"]
 
 
+_ROWS_A_THREAD = 8192  # ordered and gathered in about the time that a thread takes to start
+
+
+def _slab_of(rows: Rows, order: NDArray[np.int64]) -> Slab:
+    """A slab that is rows of a dataset where they lie."""
+    y = np.empty((len(rows.x), 0), rows.x.dtype) if rows.y is None else rows.y
+    weight = np.empty(0, rows.x.dtype) if rows.weight is None else rows.weight[:, 0]
+    return Slab(rows.x, y, weight, order)
+
+
 class Loader:
     """Draws the rows of a dataset, epoch after epoch.
 
@@ -46,6 +56,8 @@ class Loader:
         Rows of a slab at most.
     threads : int, optional
         That gather rows which lie in memory; all, if not given.
+    takes_order : bool
+        Whether the consumer takes slabs that are all rows and an order, instead of gathered rows.
 
     Attributes
     ----------
@@ -73,6 +85,7 @@ class Loader:
         check_target: TargetCheck | None = None,
         slab_limit: int | None = None,
         threads: int | None = None,
+        takes_order: bool = False,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise DataError(f"batch_size is {batch_size!r}; it is a whole number from 1 on")
@@ -86,6 +99,7 @@ class Loader:
         self.blocks = dataset.blocks()
         self._check_target = check_target
         self._threads = threads
+        self._takes_order = takes_order
         self._arrays = dataset.held()
         self._arrays_are_checked = False
         columns = dataset.n_features + dataset.n_targets + (dataset.weight_dtype is not None)
@@ -172,25 +186,43 @@ class Loader:
         return whole
 
     def _from_memory(self, rows: Rows, epoch: int) -> Iterator[Slab]:
-        from fastsgd.kernels.rows import gather, gather_serial
-        from fastsgd.kernels.threads import available_threads, parallel_region
+        """Slabs of rows that lie in memory: where they lie, if the consumer takes them so, else gathered."""
+        from fastsgd.kernels.rows import fill_order, gather
+        from fastsgd.kernels.threads import share
 
-        threads = available_threads(self._threads)
-        key = drain_key(self.seed, epoch)
-        slab = self.empty_slab()
-        for start in range(0, self.dataset.n_rows, self.plan.slab_rows):
-            part = slab.first(min(self.plan.slab_rows, self.dataset.n_rows - start))
-            for source, out in zip(rows, (part.x, part.y, part.weight.reshape(-1, 1)), strict=True):
+        n, key = self.dataset.n_rows, drain_key(self.seed, epoch)
+        parts = rows.each(lambda part: np.require(part, self.dtype, ["C", "A", "W"])) if self._in_place(rows) else None
+        order = np.empty(self.plan.slab_rows if self.shuffle else 0, np.int64)
+        slab = self.empty_slab() if parts is None else None
+        for start in range(0, n, self.plan.slab_rows):
+            count = min(self.plan.slab_rows, n - start)
+            workers = self._workers(count)
+            if self.shuffle:
+                share(fill_order, workers, workers, key, n, start, order[:count])
+            if parts is not None:
+                span = slice(None) if self.shuffle else slice(start, start + count)
+                yield _slab_of(parts.each(lambda part, span=span: part[span]), order[: count if self.shuffle else 0])
+                continue
+            assert slab is not None
+            filled = slab.first(count)
+            for source, out in zip(rows, (filled.x, filled.y, filled.weight.reshape(-1, 1)), strict=True):
                 if source is None:
                     continue
-                if not self.shuffle:
-                    np.copyto(out, source[start : start + len(out)], casting="unsafe")
-                elif threads > 1 and out.nbytes > 1 << 16:
-                    with parallel_region(threads):
-                        gather(source, key, start, out)
+                if self.shuffle:
+                    share(gather, workers, workers, source, order[:count], out)
                 else:
-                    gather_serial(source, key, start, out)
-            yield part
+                    np.copyto(out, source[start : start + count], casting="unsafe")
+            yield filled
+
+    def _in_place(self, rows: Rows) -> bool:
+        """Whether the consumer can take the rows where they lie: targets and weights are copied if they must be."""
+        return self._takes_order and rows.x.dtype == self.dtype and rows.x.flags.carray
+
+    def _workers(self, rows: int) -> int:
+        """Threads that gather so many rows: one for each that its start is worth."""
+        from fastsgd.kernels.threads import available_threads
+
+        return max(1, min(available_threads(self._threads), rows // _ROWS_A_THREAD))
 
     def _from_stream(self, epoch: int) -> Iterator[Slab]:
         stream = Stream(self, epoch)

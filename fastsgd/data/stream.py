@@ -10,7 +10,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +32,17 @@ _NICENESS = 10
 class Slab:
     """Whole batches of rows: x (rows, n_features), y (rows, n_targets), weight (rows,) or (0,).
 
+    Where `order` is not empty, the arrays are those of a whole dataset, and the slab is their rows in that order (int64).
     The arrays are used again for a later slab: copy what must outlive the next step of the iteration.
     """
 
     x: NDArray[np.floating]
     y: NDArray[np.floating]
     weight: NDArray[np.floating]
+    order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.order) or len(self.x)
 
     def first(self, rows: int) -> Slab:
         """The first `rows` rows."""
@@ -151,7 +156,7 @@ class _Filler:
             raise _StoppedError
 
     def _through_window(self, reader: Reader) -> None:
-        from fastsgd.kernels.rows import gather_serial
+        from fastsgd.kernels.rows import fill_order, gather
 
         loader, epoch = self._loader, self._epoch
         window = _Window(loader, epoch)
@@ -161,7 +166,9 @@ class _Filler:
         key = drain_key(loader.seed, epoch)
 
         def drain(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:
-            gather_serial(window.rows[part], key, at, out)
+            order = np.empty(len(out), np.int64)
+            fill_order(0, 1, key, len(window.rows.x), at, order)
+            gather(0, 1, window.rows[part], order, out)
 
         self._emit(window.rows, drain)
 

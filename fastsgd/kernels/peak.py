@@ -101,7 +101,7 @@ def threading_layer() -> str:
     return str(numba.threading_layer())
 
 
-def _best_seconds(calls: list[Callable[[], object]], repeats: int) -> float:
+def best_seconds(calls: list[Callable[[], object]], repeats: int) -> float:
     """The shortest time in which all calls are done, each on a thread of its own."""
     best = float("inf")
     for _ in range(repeats):
@@ -124,7 +124,7 @@ def multiply_add_rate(threads: int, *, seconds: float = 0.1, repeats: int = 7) -
     begin = time.perf_counter()
     _multiply_add(1_000_000)
     rounds = max(1, int(1_000_000 * seconds / (time.perf_counter() - begin)))
-    best = _best_seconds([lambda: _multiply_add(rounds)] * threads, repeats)
+    best = best_seconds([lambda: _multiply_add(rounds)] * threads, repeats)
     return 2 * LANES * CHAINS * rounds * threads / best
 
 
@@ -133,4 +133,4 @@ def read_rate(threads: int, *, nbytes: int = 512 * 2**20, repeats: int = 7) -> f
     values = np.ones(nbytes // 4, np.float32)
     _read(values[:8])
     parts = np.array_split(values, threads)
-    return values.nbytes / _best_seconds([lambda part=part: _read(part) for part in parts], repeats)  # type: ignore[misc]
+    return values.nbytes / best_seconds([lambda part=part: _read(part) for part in parts], repeats)  # type: ignore[misc]

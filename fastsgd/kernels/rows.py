@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numba import prange
-
-from fastsgd.kernels.jit import parallel, serial, serial_twin
+from fastsgd.kernels.jit import serial
 from fastsgd.kernels.machine import pointer, prefetch
 from fastsgd.kernels.random import encipher, make_cipher, random_below
 
+_TOGETHER = 64  # rows of a gather
 _AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
 
 
@@ -53,30 +51,28 @@ def exchange(window, incoming, out, key, position):
 
 
 @serial
-def _gather_part(source, key, start, first, last, out):
-    """Rows first to last of a gather: all are asked for before any is read, so that memory answers them together."""
-    rows, width = source.shape
+def fill_order(part, parts, key, size, start, out):
+    """Part `part` of `parts` of: out[i] := permuted(key, start + i, size)."""
+    cipher = make_cipher(key, size)
+    for i in range(out.size * part // parts, out.size * (part + 1) // parts):
+        out[i] = encipher(cipher, start + i)
+
+
+@serial
+def gather(part, parts, source, order, out):
+    """Part `part` of `parts` of: out[i] := source[order[i]], rows of 2-D arrays, cast to the dtype of `out`."""
+    width = source.shape[1]
     flat = pointer(source, 0)
     per_line = max(1, 64 // source.itemsize)
-    cipher = make_cipher(key, rows)
-    places = np.empty(last - first, np.int64)
-    for i in range(places.size):
-        places[i] = encipher(cipher, start + first + i)
-        for offset in range(0, width, per_line):
-            prefetch(flat, places[i] * width + offset)
-    for i in range(places.size):
-        row = source[places[i]]
-        result = out[first + i]
-        for k in range(width):
-            result[k] = row[k]
-
-
-def _gather(source, key, start, out):
-    """out[i] := source[permuted(key, start + i)], rows of 2-D arrays, cast to the dtype of `out`."""
-    chunk = 64
-    for part in prange((out.shape[0] + chunk - 1) // chunk):
-        _gather_part(source, key, start, part * chunk, min(out.shape[0], (part + 1) * chunk), out)
-
-
-gather = parallel(_gather)
-gather_serial = serial_twin(_gather)
+    last = out.shape[0] * (part + 1) // parts
+    for first in range(out.shape[0] * part // parts, last, _TOGETHER):
+        # All are asked for before any is read, so that memory answers them together.
+        end = min(first + _TOGETHER, last)
+        for i in range(first, end):
+            for offset in range(0, width, per_line):
+                prefetch(flat, order[i] * width + offset)
+        for i in range(first, end):
+            row = source[order[i]]
+            result = out[i]
+            for k in range(width):
+                result[k] = row[k]

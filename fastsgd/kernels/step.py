@@ -37,8 +37,9 @@ from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
 
 
 @serial
-def _start(network, workspace, rates):
-    """Begin a slab: no task is taken yet; what standardizes and the rates are copied to the workspace."""
+def start_slab(network, workspace, rates):
+    """Begin a slab, before any worker: no task is taken yet, and what standardizes and the rates are copied to the
+    workspace."""
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers
     for i in range(COUNTERS):
@@ -96,8 +97,11 @@ def _mean_loss(block_loss, count, m):
 
 
 @serial
-def _train_worker(worker, network, state, workspace, source, batch_size, losses):
-    """Take tasks of a slab until none is left: first all kernels are packed, then come the two regions of each step."""
+def train_worker(worker, network, state, workspace, source, batch_size, losses):
+    """Take tasks of a slab until none is left: first all kernels are packed, then come the two regions of each step.
+
+    `worker` is a number of its own below `workspace.workers` for each thread.
+    """
     never_inline()
     arena, rows = _arena(network, workspace), source_rows(source)
     velocity, loss, mode = pointer(state.velocity, 0), state.loss, state.mode
@@ -134,16 +138,16 @@ def _train_worker(worker, network, state, workspace, source, batch_size, losses)
 @parallel
 def train_slab(network, state, workspace, source, batch_size, losses):
     """One step for each `batch_size` rows of a slab, the last on what is left; losses[i] := mean loss of batch i."""
-    _start(network, workspace, state.rates)
+    start_slab(network, workspace, state.rates)
     for worker in prange(workspace.workers):
-        _train_worker(np.int64(worker), network, state, workspace, source, batch_size, losses)
+        train_worker(np.int64(worker), network, state, workspace, source, batch_size, losses)
 
 
 @serial
 def train_slab_serial(network, state, workspace, source, batch_size, losses):
     """The one-thread twin of `train_slab`."""
-    _start(network, workspace, state.rates)
-    _train_worker(np.int64(0), network, state, workspace, source, batch_size, losses)
+    start_slab(network, workspace, state.rates)
+    train_worker(np.int64(0), network, state, workspace, source, batch_size, losses)
 
 
 @serial
@@ -156,7 +160,7 @@ def _put_rows(rows, m, n, out, first):
 
 
 @serial
-def _forward_worker(worker, network, workspace, x, raw, out):
+def forward_worker(worker, network, workspace, x, raw, out):
     """Take tasks of a prediction until none is left: first all kernels are packed, then come blocks of rows."""
     never_inline()
     arena = _arena(network, workspace)
@@ -183,16 +187,16 @@ def _forward_worker(worker, network, workspace, x, raw, out):
 @parallel
 def forward_slab(network, workspace, x, raw, out):
     """out (rows, n_outputs) := the network's outputs for x (rows, n_in), without the last activation where `raw`."""
-    _start(network, workspace, workspace.memory[:0])
+    start_slab(network, workspace, workspace.memory[:0])
     for worker in prange(workspace.workers):
-        _forward_worker(np.int64(worker), network, workspace, x, raw, out)
+        forward_worker(np.int64(worker), network, workspace, x, raw, out)
 
 
 @serial
 def forward_slab_serial(network, workspace, x, raw, out):
     """The one-thread twin of `forward_slab`."""
-    _start(network, workspace, workspace.memory[:0])
-    _forward_worker(np.int64(0), network, workspace, x, raw, out)
+    start_slab(network, workspace, workspace.memory[:0])
+    forward_worker(np.int64(0), network, workspace, x, raw, out)
 
 
 @serial

@@ -1,14 +1,15 @@
-"""When a step is worth several threads, and the one door to parallel code."""
+"""When work is worth several threads, how they share it, and the one door to Numba's parallel code."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core.registry import CPUDispatcher
 
 from fastsgd.kernels.host import cpu_limits
@@ -20,18 +21,45 @@ from fastsgd.kernels.host import cpu_limits
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "3000"
 
-# Floating-point operations in a parallel region below which starting and joining the threads costs more than it gives.
-# On two cores the seed network (27.5 thousand a row) was faster on one thread up to batches of about 64 rows.
-WORK_WORTH_THREADS = 2_000_000
+# Floating-point operations of a step below which a second thread costs more than it gives, and those of a whole call
+# that pay for starting a thread.
+WORK_WORTH_THREADS = 1_000_000
+_WORK_WORTH_STARTING = 20_000_000
 
 # Numba's workqueue layer aborts the process when two Python threads run parallel code at once. Reentrant, so that no
 # thread waits for itself where a kernel is called from within a region.
 _DOOR = threading.RLock()
 
 
-def worth_threads(work: float, threads: int) -> bool:
-    """Whether a step of `work` floating-point operations gains from `threads` threads."""
-    return threads > 1 and work >= WORK_WORTH_THREADS
+def worth_threads(work: float, steps: float, threads: int) -> int:
+    """How many of `threads` threads to use for `steps` steps of `work` floating-point operations each."""
+    if work < WORK_WORTH_THREADS:
+        return 1
+    return max(1, min(threads, int(work * steps / _WORK_WORTH_STARTING)))
+
+
+def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
+    """Call ``work(i, *arguments)`` for each i below `threads`, all at the same time; the first on this thread.
+
+    The work is compiled and holds no Python lock. Plain threads, which unlike Numba's may be many callers' at once,
+    whatever the threading layer.
+    """
+    failures: list[BaseException] = []
+
+    def run(index: int) -> None:
+        try:
+            work(np.int64(index), *arguments)
+        except BaseException as error:
+            failures.append(error)
+
+    others = [threading.Thread(target=run, args=(index,), name="fastsgd-worker") for index in range(1, threads)]
+    for thread in others:
+        thread.start()
+    run(0)
+    for thread in others:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def thread_limits() -> dict[str, int]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _MOST_BYTES = 1 << 46  # more than a process can address; sizes beyond are a slip
+_WORKSPACE_ROWS = 2048  # of a prediction: a block for each of 64 threads
 _PREDICT_ROWS = 8192
 
 
@@ -338,10 +339,10 @@ class Sequential:
         self, x: NDArray[np.floating], out: NDArray[np.floating], raw: bool, threads: int | None, batch_size: int
     ) -> None:
         from fastsgd.kernels.network import make_workspace
-        from fastsgd.kernels.step import forward_slab, forward_slab_serial
-        from fastsgd.kernels.threads import available_threads, parallel_region, worth_threads
+        from fastsgd.kernels.step import forward_worker, start_slab
+        from fastsgd.kernels.threads import available_threads, share, worth_threads
 
-        count, rows = available_threads(threads), min(batch_size, len(x))
+        rows = min(batch_size, len(x), _WORKSPACE_ROWS)
         # Taken while it is in use, so that several threads can predict with one model.
         try:
             workspace = self._idle.pop()
@@ -349,11 +350,9 @@ class Sequential:
             workspace = None
         if workspace is None or workspace.max_rows < rows:
             workspace = make_workspace(self.network, rows)
-        if worth_threads(self.work_per_row / 3 * rows, count):
-            with parallel_region(count):
-                forward_slab(self.network, workspace, x, raw, out)
-        else:
-            forward_slab_serial(self.network, workspace, x, raw, out)
+        count = worth_threads(self.work_per_row / 3 * len(x), 1, available_threads(threads))
+        start_slab(self.network, workspace, workspace.memory[:0])
+        share(forward_worker, min(count, workspace.workers), self.network, workspace, x, raw, out)
         self._idle[:] = [workspace]
 
     def workspace(self, rows: int) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsgd.data import ArrayDataset, Dataset
 from fastsgd.data.loader import Loader
+from fastsgd.data.stream import Slab
 from fastsgd.errors import DataError, ModelError, NonFiniteError
 from fastsgd.model import Sequential
 from fastsgd.model.layers import whole_number
@@ -183,14 +184,14 @@ class Trainer:
         total, rows = 0.0, 0
         with contextlib.closing(loader.epoch(epoch)) as slabs:  # type: ignore[type-var]
             for slab in slabs:
-                losses = self._train(slab.x, slab.y, slab.weight, batch_size)
+                losses = self._train(slab, batch_size)
                 self._require_finite(losses, epoch, rows // batch_size, before)
                 counts = np.full(len(losses), batch_size)
-                counts[-1] = len(slab.x) - batch_size * (len(losses) - 1)
+                counts[-1] = len(slab) - batch_size * (len(losses) - 1)
                 here = float(losses @ counts)
                 total += here
-                rows += len(slab.x)
-                display.advance(len(slab.x), here / len(slab.x))
+                rows += len(slab)
+                display.advance(len(slab), here / len(slab))
         seconds = time.perf_counter() - began
         return {
             "epoch": epoch,
@@ -230,66 +231,58 @@ class Trainer:
             )
 
     def _loader(self, dataset: Dataset, batch_size: int, **options: Any) -> Loader:
+        from fastsgd.kernels.threads import available_threads
+
         return Loader(
             dataset,
             batch_size=batch_size,
             dtype=self.model.dtype,
             check_target=target_check(self.loss, self.model),
-            slab_limit=max(1, int(_SLAB_WORK / self.model.work_per_row)),
+            slab_limit=max(1, int(_SLAB_WORK / self.model.work_per_row) * available_threads(self.threads)),
             threads=self.threads,
+            takes_order=True,
             **options,
         )
 
-    def _kernel(self, batch_size: int) -> Any:
-        """The training kernel for this model and batch size: parallel where a step is worth it."""
-        from fastsgd.kernels.step import train_slab, train_slab_serial
-        from fastsgd.kernels.threads import available_threads, worth_threads
+    def _arguments(self, slab: Slab, batch_size: int) -> tuple[Any, ...]:
+        """What a worker takes after its number; the last holds the losses afterwards."""
+        from fastsgd.kernels.passes import Source
 
-        work = self.model.work_per_row * batch_size
-        return train_slab if worth_threads(work, available_threads(self.threads)) else train_slab_serial
-
-    def _arguments(
-        self, x: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], batch_size: int
-    ) -> tuple[Any, ...]:
-        """What a training kernel takes; the last holds the losses afterwards."""
-        model, losses = self.model, np.empty(-(-len(x) // batch_size))
-        return model.network, self.optimizer_state, model.workspace(batch_size), x, y, weight, batch_size, losses
+        model, losses = self.model, np.empty(-(-len(slab) // batch_size))
+        source = Source(slab.x, slab.y, slab.weight, slab.order)
+        return model.network, self.optimizer_state, model.workspace(batch_size), source, batch_size, losses
 
     def _to_compile(self, batch_size: int) -> str:
         """What to say before the training kernel is compiled; nothing if it is there already."""
         from fastsgd.kernels.jit import cache_folder, must_compile
+        from fastsgd.kernels.step import train_worker
 
         def arguments() -> tuple[Any, ...]:
             no_rows = np.empty((0, 1), self.model.dtype)
-            return self._arguments(no_rows, no_rows, self._none, batch_size)
+            return np.int64(0), *self._arguments(Slab(no_rows, no_rows, self._none), batch_size)
 
-        kernel = self._kernel(batch_size)
-        if not must_compile(kernel, arguments):
+        if not must_compile(train_worker, arguments):
             return ""
-        folder = cache_folder(kernel)
+        folder = cache_folder(train_worker)
         if folder is None:
             kept = "for this process alone, as no folder can be written to: set NUMBA_CACHE_DIR to one"
         else:
             kept = f"once; kept in {folder} (`fastsgd warmup` does it ahead)"
-        return f"compiling the kernels for this processor, about half a minute, {kept}"
+        return f"compiling the kernels for this processor, about a quarter of a minute, {kept}"
 
-    def _train(
-        self, x: NDArray[np.floating], y: NDArray[np.floating], weight: NDArray[np.floating], batch_size: int
-    ) -> NDArray[np.float64]:
+    def _train(self, slab: Slab, batch_size: int) -> NDArray[np.float64]:
         """One step for each batch of a slab; the mean loss of each."""
-        from fastsgd.kernels.step import train_slab
-        from fastsgd.kernels.threads import available_threads, parallel_region
+        from fastsgd.kernels.step import start_slab, train_worker
+        from fastsgd.kernels.threads import available_threads, share, worth_threads
 
-        arguments = self._arguments(x, y, weight, batch_size)
-        losses: NDArray[np.float64] = arguments[-1]
-        kernel = self._kernel(min(batch_size, len(x)))
-        if kernel is train_slab:
-            with parallel_region(available_threads(self.threads)):
-                kernel(*arguments)
-        else:
-            kernel(*arguments)
+        arguments = self._arguments(slab, batch_size)
+        network, state, workspace, losses = *arguments[:3], arguments[-1]
+        work = self.model.work_per_row * min(batch_size, len(slab))
+        threads = worth_threads(work, len(losses), available_threads(self.threads))
+        start_slab(network, workspace, state.rates)
+        share(train_worker, min(threads, workspace.workers), *arguments)
         self.steps += len(losses)
-        return losses
+        return losses  # type: ignore[no-any-return]
 
     def train_batch(self, x: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float:
         """Take one step on a batch.
@@ -324,7 +317,8 @@ class Trainer:
         if wrong is not None:
             raise DataError(f"{batch.locate('y', wrong[0], 0)}: {wrong[1]}")
         before = self.model.network.parameters.copy()
-        losses = self._train(batch.x.astype(dtype, copy=False), batch.y.astype(dtype, copy=False), weights, len(batch))
+        x, y = (np.require(part, dtype, ["C", "A", "W"]) for part in (batch.x, batch.y))
+        losses = self._train(Slab(x, y, weights), len(batch))
         self._require_finite(losses, 0, self.steps - 1, before)
         return float(losses[0])
 

@@ -1,0 +1,106 @@
+"""A streamed epoch beside the same epoch in memory, whole `fit()` calls in turns, from an uncompressed file in the page
+cache, with a quarter of the file as memory; and how long training waited for rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+from limits import Limits
+from runner import print_table, take_turns
+from workloads import Workload, choose, make_problem
+
+import fastsgd as fs
+
+PEERS: tuple[str, ...] = ()
+SHAPES = ("10-64-64-1/256", "784-1/256")
+LEAST_MEMORY = 8_000_000
+CHUNK_BYTES = 2**19
+
+
+def write_file(path: Path, workload: Workload, seed: int) -> None:
+    """An uncompressed file of the workload's rows, just written and so in the page cache."""
+    problem = make_problem(workload, seed)
+    rows = min(max(CHUNK_BYTES // workload.bytes_per_row, 1), workload.rows)
+    with h5py.File(path, "w") as file:
+        for name in ("X", "y"):
+            file.create_dataset(name, data=problem[name], chunks=(rows, problem[name].shape[1]))
+
+
+def turns_of(
+    workload: Workload, path: Path, waited: list[float], threads: int
+) -> dict[str, Callable[[], Mapping[str, float]]]:
+    """One epoch in memory and one streamed; the shares of the latter's time that it waited are added to `waited`."""
+    dataset = fs.HDF5Dataset(path, "X", "y")
+
+    def turn(data: fs.Dataset, memory: int | None) -> Callable[[], Mapping[str, float]]:
+        hidden: list[fs.model.Layer] = [fs.Dense(units, "relu") for units in workload.layers[1:-1]]
+        model = fs.Sequential([*hidden, fs.Dense(workload.layers[-1])])
+        trainer = fs.Trainer(model, fs.SGD(workload.learning_rate), workload.loss, threads=threads)
+
+        def fit() -> Mapping[str, float]:
+            begin = time.perf_counter()
+            record = trainer.fit(data, batch_size=workload.batch, memory=memory, progress=False).epochs[0]
+            if memory is not None:
+                waited.append(record["waited"] / record["seconds"])
+            return {"seconds": time.perf_counter() - begin, "loss": record["loss"]}
+
+        fit()
+        return fit
+
+    return {
+        "memory": turn(dataset.take(workload.rows), None),
+        "streamed": turn(dataset, max(dataset.nbytes // 4, LEAST_MEMORY)),
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run both at every shape."""
+    limits = Limits(options.threads, options.repeats).to_dict()
+    found = {}
+    for chosen in choose(options.only or SHAPES):
+        workload = chosen.quick() if options.quick else chosen
+        waited: list[float] = []
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            path = Path(folder) / "rows.h5"
+            write_file(path, workload, options.seed)
+            turns = turns_of(workload, path, waited, options.threads)
+            rows = dict.fromkeys(turns, workload.rows)
+            measured = take_turns(turns, rows, rounds=options.rounds, pause=options.pause)
+        gbytes = measured["streamed"].median_rate * workload.bytes_per_row / 1e9
+        found[workload.name] = {
+            **workload.to_dict(),
+            "contestants": {name: one.to_dict() for name, one in measured.items()},
+            "streamed_over_memory": round(measured["memory"].ratio_over(measured["streamed"]), 3),
+            "share_waited": round(statistics.median(waited[1:]), 3),
+            "streamed_gbytes": round(gbytes, 2),
+            "fraction_of_page_cache_limit": round(gbytes / limits["page_cache_gbytes"], 4),
+        }
+    return {"limits": limits, "workloads": found}
+
+
+def show(content: dict[str, Any]) -> None:
+    """Print the table."""
+    rows = [
+        [
+            name,
+            *(f"{one['contestants'][way]['median_rows_per_second'] / 1e3:,.1f}" for way in ("memory", "streamed")),
+            f"{one['streamed_over_memory']:.2f}",
+            f"{one['share_waited']:.0%}",
+            f"{one['fraction_of_page_cache_limit']:.0%}",
+        ]
+        for name, one in content["workloads"].items()
+    ]
+    print_table(["thousand rows/s", "memory", "streamed", "times as long", "waited", "of the page cache"], rows)
+
+
+def complaints(_content: dict[str, Any]) -> list[str]:
+    """Nothing here can disagree."""
+    return []
