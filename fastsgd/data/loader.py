@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -27,11 +29,12 @@ TargetCheck = Callable[[NDArray[np.generic]], "tuple[int, str] | None"]
 _ROWS_A_THREAD = 8192  # ordered and gathered in about the time that a thread takes to start
 
 
-def _slab_of(rows: Rows, order: NDArray[np.int64]) -> Slab:
-    """A slab that is rows of a dataset where they lie."""
-    y = np.empty((len(rows.x), 0), rows.x.dtype) if rows.y is None else rows.y
-    weight = np.empty(0, rows.x.dtype) if rows.weight is None else rows.weight[:, 0]
-    return Slab(rows.x, y, weight, order)
+def _where_they_lie(rows: Rows, dtype: np.dtype[Any]) -> Slab:
+    """All rows of a dataset as a slab. Targets and weights of another dtype are copied."""
+    x, y, weight = (None if part is None else np.require(part, dtype, ["C", "A", "W"]) for part in rows)
+    assert x is not None
+    none = np.empty((len(x), 0), dtype)
+    return Slab(x, none if y is None else y, none.reshape(-1) if weight is None else weight[:, 0])
 
 
 class Loader:
@@ -191,17 +194,16 @@ class Loader:
         from fastsgd.kernels.threads import share
 
         n, key = self.dataset.n_rows, drain_key(self.seed, epoch)
-        parts = rows.each(lambda part: np.require(part, self.dtype, ["C", "A", "W"])) if self._in_place(rows) else None
+        whole = _where_they_lie(rows, self.dtype) if self._in_place(rows) else None
         order = np.empty(self.plan.slab_rows if self.shuffle else 0, np.int64)
-        slab = self.empty_slab() if parts is None else None
+        slab = self.empty_slab() if whole is None else None
         for start in range(0, n, self.plan.slab_rows):
             count = min(self.plan.slab_rows, n - start)
             workers = self._workers(count)
             if self.shuffle:
                 share(fill_order, workers, workers, key, n, start, order[:count])
-            if parts is not None:
-                span = slice(None) if self.shuffle else slice(start, start + count)
-                yield _slab_of(parts.each(lambda part, span=span: part[span]), order[: count if self.shuffle else 0])
+            if whole is not None:
+                yield replace(whole, order=order[:count]) if self.shuffle else whole.rows(start, start + count)
                 continue
             assert slab is not None
             filled = slab.first(count)

@@ -32,7 +32,7 @@ _NICENESS = 10
 class Slab:
     """Whole batches of rows: x (rows, n_features), y (rows, n_targets), weight (rows,) or (0,).
 
-    Where `order` is not empty, the arrays are those of a whole dataset, and the slab is their rows in that order (int64).
+    Where `order` (int64) is not empty, the arrays are those of a whole dataset, and the slab is its rows in that order.
     The arrays are used again for a later slab: copy what must outlive the next step of the iteration.
     """
 
@@ -46,7 +46,11 @@ class Slab:
 
     def first(self, rows: int) -> Slab:
         """The first `rows` rows."""
-        return Slab(self.x[:rows], self.y[:rows], self.weight[:rows])
+        return self.rows(0, rows)
+
+    def rows(self, first: int, last: int) -> Slab:
+        """Rows `first` to `last`, where there is no order."""
+        return Slab(self.x[first:last], self.y[first:last], self.weight[first:last])
 
 
 # Brings rows into a slab: called with the number of the part (0: x, 1: y, 2: weight), its rows, the position of the

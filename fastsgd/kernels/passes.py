@@ -88,16 +88,31 @@ def source_rows(source):
 
 
 @serial
+def _prefetch_rows(rows, width, order, first, m):
+    """Ask memory for rows[order[first:first + m]]. A long row's later lines follow by themselves."""
+    never_inline()
+    for i in range(m):
+        at = order[first + i] * width
+        for offset in range(0, min(width, 64), 16):
+            prefetch(rows, at + offset)
+        prefetch(rows, at + min(width, 64) - 1)
+
+
+@inlined
+def expect_rows(rows, position, m):
+    """Ask memory for the m rows from `position` in the order on, where one is given: those in their own order come by
+    themselves."""
+    if rows.ordered:
+        _prefetch_rows(rows.x, rows.n_in, rows.order, position, m)
+        _prefetch_rows(rows.y, rows.n_targets, rows.order, position, m)
+        if rows.weighted:
+            _prefetch_rows(rows.weight, 1, rows.order, position, m)
+
+
+@serial
 def _copy_rows(rows, width, order, ordered, first, m, out):
     """out (m, width) := rows[order[first:first + m]], or rows[first:first + m] where they are not ordered."""
     never_inline()
-    if ordered:
-        # All are asked for before any is read, so that memory answers them together. A long row's later lines follow
-        # by themselves.
-        for i in range(m):
-            at = order[first + i] * width
-            for offset in range(0, min(width, 64), 8):
-                prefetch(rows, at + offset)
     for i in range(m):
         row = view(rows, (order[first + i] if ordered else first + i) * width, width)
         result = view(out.data, out.start + i * out.row, width)
@@ -232,5 +247,8 @@ def rows_pass(arena, loss, rows, position, at, m, scale):
     size = block_rows(arena.size)
     total = 0.0
     for first in range(0, m, size):
+        # Memory has the time of one block to bring the next.
+        if first + size < m:
+            expect_rows(rows, position + first + size, min(size, m - first - size))
         total += _block(arena, loss, rows, position + first, at + first, min(size, m - first), scale)
     return total

@@ -75,7 +75,24 @@ def _turn(key, half, other, size):
     z = (z ^ (z >> np.uint64(32))) * _FIRST
     z = (z ^ (z >> np.uint64(29))) >> np.uint64(32)
     moved = half + np.int64((z * np.uint64(size)) >> np.uint64(32))
-    return moved - size if moved >= size else moved
+    # No branch, which would be mispredicted every other time.
+    return moved - size * np.int64(moved >= size)
+
+
+@inlined
+def _stir(cipher, value):
+    """Six rounds on the cell of the grid that `value` is."""
+    first, second, third, fourth, fifth, sixth = cipher.keys
+    # Unsigned: a signed division that rounds down takes more steps.
+    row = np.int64(np.uint64(value) // np.uint64(cipher.columns))
+    column = value - row * cipher.columns
+    row = _turn(first, row, column, cipher.rows)
+    column = _turn(second, column, row, cipher.columns)
+    row = _turn(third, row, column, cipher.rows)
+    column = _turn(fourth, column, row, cipher.columns)
+    row = _turn(fifth, row, column, cipher.rows)
+    column = _turn(sixth, column, row, cipher.columns)
+    return row * cipher.columns + column
 
 
 @inlined
@@ -85,20 +102,10 @@ def encipher(cipher, position):
     A generalized Feistel cipher on a grid of about sqrt(size) x sqrt(size) cells (Black and Rogaway, "Ciphers with
     arbitrary finite domains", CT-RSA 2002), walked until it lands inside.
     """
-    first, second, third, fourth, fifth, sixth = cipher.keys
-    value = np.int64(position)
-    inside = False
-    while not inside:
-        row = value // cipher.columns
-        column = value - row * cipher.columns
-        row = _turn(first, row, column, cipher.rows)
-        column = _turn(second, column, row, cipher.columns)
-        row = _turn(third, row, column, cipher.rows)
-        column = _turn(fourth, column, row, cipher.columns)
-        row = _turn(fifth, row, column, cipher.rows)
-        column = _turn(sixth, column, row, cipher.columns)
-        value = row * cipher.columns + column
-        inside = value < cipher.size
+    value = _stir(cipher, np.int64(position))
+    # Seldom more than once: the grid has few cells outside.
+    while value >= cipher.size:
+        value = _stir(cipher, value)
     return value
 
 

@@ -32,7 +32,7 @@ from fastsgd.kernels.network import (
     rows_of,
     sub_rows,
 )
-from fastsgd.kernels.passes import Source, forward, rows_pass, source_rows, source_size, take_inputs
+from fastsgd.kernels.passes import Source, expect_rows, forward, rows_pass, source_rows, source_size, take_inputs
 from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
 
 
@@ -88,6 +88,15 @@ def _rows_task(arena, loss, rows, worker, start, m, task):
     return total
 
 
+@inlined
+def _expect_next(arena, rows, start, n_rows, m, task):
+    """Ask memory for the first rows of a task of the next step's rows region, as long as this one's."""
+    n_tasks, size, _ = _rows_tasks(arena, m)
+    first = start + task * size
+    if task < n_tasks and first < n_rows:
+        expect_rows(rows, first, min(block_rows(arena.size), n_rows - first))
+
+
 @small
 def _mean_loss(block_loss, count, m):
     total = 0.0
@@ -131,6 +140,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
             wait_for_tasks(arena.numbers, begin + n_blocks)
             if local == n_blocks:
                 losses[step] = _mean_loss(workspace.block_loss, n_blocks, m)
+            _expect_next(arena, rows, (step + 1) * batch_size, n_rows, m, local - n_blocks)
             weight_task(arena, velocity, mode, worker, m, groups, local - n_blocks)
         finish_task(arena.numbers)
 
