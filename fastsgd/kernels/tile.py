@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
@@ -332,3 +333,22 @@ def _make_prefetch() -> Any:
 
 
 prefetch = _make_prefetch()
+
+
+def _make_maximum() -> Any:
+    @intrinsic
+    def maximum(typing, a, b):
+        """The larger of two numbers, NaN where either is: unlike Python's max, a reduction that becomes vector code."""
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            real = arguments[0].type
+            name = f"llvm.maximum.f{a.bitwidth}"
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(real, [real, real]), name)
+            return builder.call(function, arguments)
+
+        return a(a, a), codegen
+
+    return np.maximum if config.DISABLE_JIT else maximum
+
+
+maximum = _make_maximum()
