@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
+
+_SELU = (1.0507009873554804934193349852946, 1.6732632423543772848170429916717)  # scale and alpha
 
 
 def activation(name, z):
@@ -18,7 +21,24 @@ def activation(name, z):
     if name == "softmax":
         e = np.exp(z - z.max(axis=1, keepdims=True))
         return e / e.sum(axis=1, keepdims=True)
+    if name == "leaky_relu":
+        return np.where(z > 0, z, 0.2 * z)
+    if name == "elu":
+        return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+    if name == "selu":
+        return _SELU[0] * np.where(z > 0, z, _SELU[1] * np.expm1(np.minimum(z, 0)))
+    if name == "gelu":
+        return z * normal_distribution(z)
+    if name == "silu":
+        return z / (1 + np.exp(-z))
+    if name == "softplus":
+        return np.logaddexp(0, z)
     return z
+
+
+def normal_distribution(z):
+    """The standard normal distribution function."""
+    return np.vectorize(lambda value: math.erfc(-value / math.sqrt(2)) / 2, otypes=[float])(z)
 
 
 def activation_grad(name, z, grad):
@@ -32,6 +52,19 @@ def activation_grad(name, z, grad):
         return grad * out * (1 - out)
     if name == "softmax":
         return out * (grad - (grad * out).sum(axis=1, keepdims=True))
+    if name == "leaky_relu":
+        return grad * np.where(z > 0, 1, 0.2)
+    if name == "elu":
+        return grad * np.where(z > 0, 1, np.exp(np.minimum(z, 0)))
+    if name == "selu":
+        return grad * _SELU[0] * np.where(z > 0, 1, _SELU[1] * np.exp(np.minimum(z, 0)))
+    if name == "gelu":
+        return grad * (normal_distribution(z) + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
+    if name == "silu":
+        share = 1 / (1 + np.exp(-z))
+        return grad * (share + z * share * (1 - share))
+    if name == "softplus":
+        return grad / (1 + np.exp(-z))
     return grad
 
 

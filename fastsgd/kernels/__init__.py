@@ -6,7 +6,19 @@ of fastsgd, clear the cache of code of yours that calls these kernels with `cach
 """
 
 from fastsgd.kernels import threads as _threads  # noqa: F401 - first: it sets how threads wait
-from fastsgd.kernels.activations import LINEAR, RELU, SIGMOID, SOFTMAX, TANH
+from fastsgd.kernels.activations import (
+    ELU,
+    GELU,
+    LEAKY_RELU,
+    LINEAR,
+    RELU,
+    SELU,
+    SIGMOID,
+    SILU,
+    SOFTMAX,
+    SOFTPLUS,
+    TANH,
+)
 from fastsgd.kernels.dense import dense_backward, dense_backward_serial, dense_forward, dense_forward_serial
 from fastsgd.kernels.losses import (
     BINARY_CROSSENTROPY,
@@ -42,12 +54,18 @@ from fastsgd.kernels.updates import (
 
 __all__ = [
     "BINARY_CROSSENTROPY",
+    "ELU",
+    "GELU",
+    "LEAKY_RELU",
     "LINEAR",
     "MAE",
     "MSE",
     "RELU",
+    "SELU",
     "SIGMOID",
+    "SILU",
     "SOFTMAX",
+    "SOFTPLUS",
     "SPARSE_CATEGORICAL_CROSSENTROPY",
     "TANH",
     "Network",

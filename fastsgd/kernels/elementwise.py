@@ -234,3 +234,21 @@ def gelu_and_slope(x):
     below = fma(e, h / a, -a * density)
     far = one - below if x > zero else below
     return _gelu(x, a, e, h), (near if a < like(x, _NEAR) else far)
+
+
+@exact
+def silu_and_slope(x):
+    """(x sigmoid(x), its derivative): the sigmoid linear unit, Elfwing, Uchibe and Doya 2018."""
+    far = by_type(x, 110.0, 750.0)  # the sigmoid is 0 or 1 from here on, and 0 times infinity would be NaN
+    share = logistic(x, exp(-abs(x)))
+    bounded = -far if x < -far else x
+    value = bounded * share
+    bounded = far if bounded > far else bounded
+    return value, fma(bounded * share, like(x, 1.0) - share, share)
+
+
+@exact
+def softplus_and_slope(x):
+    """(softplus(x), its derivative sigmoid(x))"""
+    zero, e = like(x, 0.0), exp(-abs(x))
+    return (x if x > zero else zero) + log1p(e), logistic(x, e)

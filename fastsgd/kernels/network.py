@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.kernels.activations import has_slope
 from fastsgd.kernels.jit import inlined, serial
 from fastsgd.kernels.matmul import Matrix
 from fastsgd.kernels.tile import MOMENTUM, NESTEROV, TILE_ROWS, UPDATE
@@ -61,6 +62,7 @@ class Workspace(NamedTuple):
     block_loss: np.ndarray
     tasks: np.ndarray
     one: np.ndarray
+    slopes: np.ndarray  # of the activations, laid out like the outputs; empty where no layer needs them
 
 
 def layer_table(
@@ -155,7 +157,9 @@ def make_workspace(network, max_rows):
     layers = network.layers
     layout = np.empty((layers.shape[0], 2), np.int64)
     end = 0
+    sloped = False
     for layer in range(layers.shape[0]):
+        sloped = sloped or has_slope(layers[layer, ACTIVATION])
         layout[layer, 0] = end
         layout[layer, 1] = _leading(layers[layer, N_OUT])
         end += max_rows * layout[layer, 1]
@@ -170,6 +174,7 @@ def make_workspace(network, max_rows):
         np.zeros(max_rows // block_rows(1) + 8, np.float64),
         _weight_tasks(layers),
         np.ones(1, like.dtype),
+        aligned_zeros(end if sloped else 0, like),
     )
 
 

@@ -14,7 +14,15 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from fastsgd.kernels.activations import LINEAR, RELU, activate, activation_grad
+from fastsgd.kernels.activations import (
+    LINEAR,
+    RELU,
+    activate,
+    activate_with_slope,
+    activation_grad,
+    has_slope,
+    scale_rows,
+)
 from fastsgd.kernels.jit import inlined, parallel, serial, serial_twin
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
 from fastsgd.kernels.matmul import Ending, Matrix, multiply
@@ -35,7 +43,7 @@ from fastsgd.kernels.tile import BIAS, BIAS_RELU, RELU_GRAD, STORE, never_inline
 
 @inlined
 def _layer_rows(workspace, buffer, layer, first):
-    """Rows of a layer in `workspace.outputs` or `workspace.deltas`, from row `first` on."""
+    """Rows of a layer in the workspace's outputs, deltas or slopes, from row `first` on."""
     start, leading = workspace.layout[layer]
     return Matrix(buffer, start + first * leading, leading, 1)
 
@@ -77,8 +85,8 @@ def _narrow_forward(a, kernel, bias, m, n, k, out):
 
 
 @inlined
-def layer_forward(network, layer, a, m, raw, out):
-    """out (m, n_out) := activation(a @ kernel + bias), without the activation where `raw`."""
+def layer_forward(network, layer, a, m, raw, out, keep_slope, slope):
+    """out (m, n_out) := activation(a @ kernel + bias), without the activation where `raw`; its slope where asked."""
     row = network.layers[layer]
     n, k = row[N_OUT], row[N_IN]
     activation = LINEAR if raw else row[ACTIVATION]
@@ -94,11 +102,14 @@ def layer_forward(network, layer, a, m, raw, out):
         return
     else:
         multiply(a, kernel, out, m, n, k, Ending(BIAS, bias, zero, zero))
-    activate(activation, out, m, n)
+    if keep_slope and has_slope(activation):
+        activate_with_slope(activation, out, slope, m, n)
+    else:
+        activate(activation, out, m, n)
 
 
 @inlined
-def _forward(network, workspace, x, first, m, raw):
+def _forward(network, workspace, x, first, m, raw, keep_slope):
     """Rows first to first + m of x through all layers; returns where the last layer's outputs are."""
     if network.shift.size > 0:
         _standardize(
@@ -108,9 +119,20 @@ def _forward(network, workspace, x, first, m, raw):
     last = network.layers.shape[0] - 1
     for layer in range(last + 1):
         out = _layer_rows(workspace, workspace.outputs, layer, first)
-        layer_forward(network, layer, a, m, raw and layer == last, out)
+        slope = _layer_rows(workspace, workspace.slopes, layer, first)
+        layer_forward(network, layer, a, m, raw and layer == last, out, keep_slope, slope)
         a = out
     return a
+
+
+@inlined
+def _through_activation(network, workspace, layer, first, out, delta, m, n):
+    """delta (m, n), the gradient of a layer's output `out`, to the gradient before its activation."""
+    activation = network.layers[layer, ACTIVATION]
+    if has_slope(activation):
+        scale_rows(delta, _layer_rows(workspace, workspace.slopes, layer, first), m, n)
+    else:
+        activation_grad(activation, out, delta, m, n)
 
 
 @inlined
@@ -131,7 +153,7 @@ def _backward(network, workspace, first, m):
             multiply(delta, transposed, below, m, n, k, Ending(RELU_GRAD, out, zero, zero))
         else:
             multiply(delta, transposed, below, m, n, k, Ending(STORE, out, zero, zero))
-            activation_grad(activation, out, below, m, n)
+            _through_activation(network, workspace, layer - 1, first, out, below, m, n)
 
 
 @inlined
@@ -157,7 +179,7 @@ def _rows_block(network, state, workspace, x, y, weight, start, m, block):
     last = network.layers.shape[0] - 1
     n = network.layers[last, N_OUT]
     raw = takes_raw_outputs(state.loss)
-    out = _forward(network, workspace, _rows_of(x, start), first, rows, raw)
+    out = _forward(network, workspace, _rows_of(x, start), first, rows, raw, True)
     delta = _layer_rows(workspace, workspace.deltas, last, first)
     target = _rows_of(y, start + first)
     weights = Matrix(weight, start + first, 1, 1) if weight.size > 0 else Matrix(workspace.one, 0, 0, 0)
@@ -165,7 +187,7 @@ def _rows_block(network, state, workspace, x, y, weight, start, m, block):
     scale = one / network.parameters.dtype.type(m)
     _put(workspace.block_loss, block, loss_rows(state.loss, out, target, weights, rows, n, scale, delta))
     if not raw:
-        activation_grad(network.layers[last, ACTIVATION], out, delta, rows, n)
+        _through_activation(network, workspace, last, first, out, delta, rows, n)
     _backward(network, workspace, first, rows)
 
 
@@ -252,7 +274,7 @@ def _forward_block(network, workspace, x, start, m, block, raw, out):
     size = block_rows(m)
     first = block * size
     rows = min(size, m - first)
-    result = _forward(network, workspace, _rows_of(x, start), first, rows, raw)
+    result = _forward(network, workspace, _rows_of(x, start), first, rows, raw, False)
     for i in range(rows):
         for j in range(out.shape[1]):
             out[start + first + i, j] = result.data[result.start + i * result.row + j]
