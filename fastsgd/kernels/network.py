@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastsgd.kernels.activations import has_slope
 from fastsgd.kernels.jit import inlined, serial
+from fastsgd.kernels.losses import default_parameters
 from fastsgd.kernels.matmul import Matrix
 from fastsgd.kernels.tile import MOMENTUM, NESTEROV, TILE_ROWS, UPDATE
 
@@ -42,9 +43,11 @@ class Network(NamedTuple):
 
 
 class OptimizerState(NamedTuple):
-    """Loss code, kind of update, rates = [learning rate, momentum], and the velocity (empty for plain SGD)."""
+    """Loss code and the loss's two parameters, kind of update, rates = [learning rate, momentum], and the velocity
+    (empty for plain SGD)."""
 
     loss: int
+    loss_parameters: np.ndarray
     mode: int
     rates: np.ndarray
     velocity: np.ndarray
@@ -180,11 +183,14 @@ def make_workspace(network, max_rows):
 
 @serial
 def make_optimizer_state(network, loss, learning_rate, momentum, nesterov):
-    """State of stochastic gradient descent: plain where `momentum` is 0, else with a velocity of zeros."""
+    """State of stochastic gradient descent: plain where `momentum` is 0, else with a velocity of zeros.
+
+    The loss has its default parameters: put others into the array `loss_parameters`.
+    """
     like = network.parameters
     rates = np.empty(2, like.dtype)
     rates[0] = learning_rate
     rates[1] = momentum
     mode = UPDATE if momentum == 0 else (NESTEROV if nesterov else MOMENTUM)
     velocity = aligned_zeros(0 if momentum == 0 else like.size, like)
-    return OptimizerState(loss, mode, rates, velocity)
+    return OptimizerState(loss, default_parameters(loss, like), mode, rates, velocity)

@@ -185,7 +185,8 @@ def _rows_block(network, state, workspace, x, y, weight, start, m, block):
     weights = Matrix(weight, start + first, 1, 1) if weight.size > 0 else Matrix(workspace.one, 0, 0, 0)
     one = network.parameters.dtype.type(1)
     scale = one / network.parameters.dtype.type(m)
-    _put(workspace.block_loss, block, loss_rows(state.loss, out, target, weights, rows, n, scale, delta))
+    value = loss_rows(state.loss, state.loss_parameters, out, target, weights, rows, n, scale, delta)
+    _put(workspace.block_loss, block, value)
     if not raw:
         _through_activation(network, workspace, last, first, out, delta, rows, n)
     _backward(network, workspace, first, rows)
