@@ -94,8 +94,8 @@ def test_extremes(name, dtype):
     code, parameters = LOSSES[name].code, np.array(LOSSES[name].parameters, dtype)
     one = np.ones(1, dtype)
     for far in (200, 1e4, 1e15):
-        for z in ([[far, -far]], [[-far, far]]):
-            z = np.abs(np.array(z, dtype)) if name == "poisson" else np.array(z, dtype)
+        for signed in ([[far, -far]], [[-far, far]]):
+            z = np.array(np.abs(signed) if name == "poisson" else signed, dtype)
             y = np.array([[1.0]] if name.startswith("sparse") else [[1.0, 0.0]], dtype)
             total, grad = found_by(code, parameters, z, y, one)
             with np.errstate(all="ignore"):
