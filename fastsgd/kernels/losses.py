@@ -34,6 +34,7 @@ MODIFIED_HUBER = 12
 FOCAL = 13
 
 _CHUNK = 128  # elements taken at a time
+_STRETCH = 32  # of which whole stretches are computed: vector code then has no remainder, to compile or to run
 
 
 @inlined
@@ -65,45 +66,45 @@ def default_parameters(loss, data):
 
 
 @serial
-def _each(loss, parameters, z, t, value, slope):
-    """value, slope := loss of each output of a stretch, and its derivative."""
+def _each(loss, parameters, z, t, value, slope, stretches):
+    """value, slope := loss of each output, and its derivative, over some stretches."""
     never_inline()
     a, b = parameters[0], parameters[1]
     if loss == MSE:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.mse(z[j], t[j])
     elif loss == MAE:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.mae(z[j], t[j])
     elif loss == BINARY_CROSSENTROPY:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.binary_crossentropy(z[j], t[j], a)
     elif loss == HUBER:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.huber(z[j], t[j], a)
     elif loss == LOG_COSH:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.log_cosh(z[j], t[j])
     elif loss == QUANTILE:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.quantile(z[j], t[j], a)
     elif loss == POISSON:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.poisson(z[j], t[j])
     elif loss == EPSILON_INSENSITIVE:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.epsilon_insensitive(z[j], t[j], a)
     elif loss == HINGE:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.hinge(z[j], t[j])
     elif loss == SQUARED_HINGE:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.squared_hinge(z[j], t[j])
     elif loss == MODIFIED_HUBER:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.modified_huber(z[j], t[j])
     elif loss == FOCAL:
-        for j in range(z.size):
+        for j in range(_STRETCH * stretches):
             value[j], slope[j] = formulas.focal(z[j], t[j], a, b)
 
 
@@ -126,21 +127,24 @@ def _gather(matrix, top, left, rows, columns, out):
 def _scatter(value, slope, weight, scale, grad, top, left, rows, columns):
     """A block of grad := scale * weight * slope; returns the sum of weight * value."""
     start = grad.start + top * grad.row + left
+    heavy = weight.start + top * weight.row
     total = 0.0
-    for i in range(rows):
-        w = weight.data[weight.start + (top + i) * weight.row]
-        if columns == 1:
+    if columns == 1:
+        for i in range(rows):
+            w = weight.data[heavy + i * weight.row]
             grad.data[start + i * grad.row] = w * scale * slope[i]
             total += w * value[i]
-        else:
-            row = grad.data[start + i * grad.row : start + i * grad.row + columns]
-            down = slope[i * columns : (i + 1) * columns]
-            here = value[i * columns : (i + 1) * columns]
-            one_row = 0.0
-            for j in range(columns):
-                row[j] = w * scale * down[j]
-                one_row += here[j]
-            total += w * one_row
+        return total
+    for i in range(rows):
+        w = weight.data[heavy + i * weight.row]
+        row = grad.data[start + i * grad.row : start + i * grad.row + columns]
+        down = slope[i * columns : (i + 1) * columns]
+        here = value[i * columns : (i + 1) * columns]
+        one_row = 0.0
+        for j in range(columns):
+            row[j] = w * scale * down[j]
+            one_row += here[j]
+        total += w * one_row
     return total
 
 
@@ -150,7 +154,9 @@ def _outputs_apart(loss, parameters, z, target, weight, m, n, scale, grad):
 
     Narrow rows are packed into one stretch, so that one output a row is vector code too.
     """
-    memory = np.empty(4 * _CHUNK, z.data.dtype)
+    memory = np.zeros(4 * _CHUNK, z.data.dtype)
+    outputs, truth = memory[:_CHUNK], memory[_CHUNK : 2 * _CHUNK]
+    value, slope = memory[2 * _CHUNK : 3 * _CHUNK], memory[3 * _CHUNK :]
     width = min(n, _CHUNK)
     height = _CHUNK // width
     share = scale / z.data.dtype.type(n)
@@ -159,12 +165,10 @@ def _outputs_apart(loss, parameters, z, target, weight, m, n, scale, grad):
         rows = min(height, m - top)
         for left in range(0, n, width):
             columns = min(width, n - left)
-            count = rows * columns
-            outputs, truth = memory[:count], memory[_CHUNK : _CHUNK + count]
-            value, slope = memory[2 * _CHUNK : 2 * _CHUNK + count], memory[3 * _CHUNK : 3 * _CHUNK + count]
+            stretches = (rows * columns + _STRETCH - 1) // _STRETCH
             _gather(z, top, left, rows, columns, outputs)
             _gather(target, top, left, rows, columns, truth)
-            _each(loss, parameters, outputs, truth, value, slope)
+            _each(loss, parameters, outputs, truth, value, slope, stretches)
             total += _scatter(value, slope, weight, share, grad, top, left, rows, columns)
     return total / n
 
