@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastsgd import data, datasets, errors, kernels, model, training
+    from fastsgd import data, datasets, errors, kernels, losses, model, training
     from fastsgd.data import ArrayDataset, Dataset, HDF5Dataset
     from fastsgd.errors import (
         DataError,
@@ -43,7 +43,7 @@ _HOMES = {
     "fastsgd.training": ("SGD", "History", "Trainer"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("data", "datasets", "errors", "kernels", "model", "training")
+_MODULES = ("data", "datasets", "errors", "kernels", "losses", "model", "training")
 
 __all__ = [
     "SGD",
@@ -67,6 +67,7 @@ __all__ = [
     "errors",
     "kernels",
     "load_model",
+    "losses",
     "model",
     "training",
 ]

@@ -31,7 +31,7 @@ import torch  # noqa: E402
 from parity_cases import CASES, Array, Case, data, start_parameters  # noqa: E402
 
 # The cross-entropies take raw outputs, so the last activation is left to them.
-FUSED = {"binary_crossentropy", "sparse_categorical_crossentropy"}
+FUSED = {"binary_crossentropy", "focal", "sparse_categorical_crossentropy", "categorical_crossentropy"}
 
 Trained = tuple[list[float], list[tuple[Array, Array]]]
 
@@ -42,15 +42,31 @@ def activations(case: Case) -> list[str]:
     return [*case.activations[:-1], last]
 
 
+def keras_loss(case: Case) -> Any:
+    """The loss of a case."""
+    options: dict[str, Any] = dict(case.loss_options)
+    if case.loss == "focal":
+        options |= {"apply_class_balancing": "alpha" in options}
+    if case.loss in FUSED:
+        options |= {"from_logits": True}
+    kinds = {
+        "mse": keras.losses.MeanSquaredError,
+        "mae": keras.losses.MeanAbsoluteError,
+        "huber": keras.losses.Huber,
+        "log_cosh": keras.losses.LogCosh,
+        "poisson": keras.losses.Poisson,
+        "squared_hinge": keras.losses.SquaredHinge,
+        "binary_crossentropy": keras.losses.BinaryCrossentropy,
+        "focal": keras.losses.BinaryFocalCrossentropy,
+        "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
+        "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    }
+    return kinds[case.loss](**options)
+
+
 def keras_train(case: Case) -> Trained:
     """Train a case in Keras; returns the loss of each step and the final (kernel, bias) of each layer."""
-    losses = {
-        "mse": keras.losses.MeanSquaredError(),
-        "mae": keras.losses.MeanAbsoluteError(),
-        "binary_crossentropy": keras.losses.BinaryCrossentropy(from_logits=True),
-        "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    }
-    loss_function = losses[case.loss]
+    loss_function = keras_loss(case)
     layers = [
         keras.layers.Dense(width, activation=name)
         for width, name in zip(case.layers[1:], activations(case), strict=True)
@@ -69,18 +85,51 @@ def keras_train(case: Case) -> Trained:
     return recorded, [(layer.kernel.numpy(), layer.bias.numpy()) for layer in layers]
 
 
+def torch_loss(case: Case) -> Callable[[Any, Any], Any]:
+    """The loss of a case; what PyTorch has none of is written out in its functions."""
+    functional, options = torch.nn.functional, case.loss_options
+    smoothing = options.get("label_smoothing", 0.0)
+
+    def binary(z: Any, y: Any, reduction: str = "mean") -> Any:
+        return functional.binary_cross_entropy_with_logits(z, y * (1 - smoothing) + smoothing / 2, reduction=reduction)
+
+    def focal(z: Any, y: Any) -> Any:
+        wrong = (y - torch.sigmoid(z)).abs()
+        weight = y * options["alpha"] + (1 - y) * (1 - options["alpha"])
+        return (weight * wrong ** options["gamma"] * binary(z, y, "none")).mean()
+
+    losses: dict[str, Callable[[Any, Any], Any]] = {
+        "mse": torch.nn.MSELoss(),
+        "mae": torch.nn.L1Loss(),
+        "huber": torch.nn.HuberLoss(delta=options.get("delta", 1.0)),
+        "log_cosh": lambda z, y: torch.log(torch.cosh(z - y)).mean(),
+        "poisson": torch.nn.PoissonNLLLoss(log_input=False, eps=1e-7),
+        "squared_hinge": lambda z, y: (1 - (2 * y - 1) * z).clamp(min=0).square().mean(),
+        "binary_crossentropy": binary,
+        "focal": focal,
+        "sparse_categorical_crossentropy": torch.nn.CrossEntropyLoss(),
+        "categorical_crossentropy": torch.nn.CrossEntropyLoss(label_smoothing=smoothing),
+    }
+    return losses[case.loss]
+
+
 def torch_train(case: Case) -> Trained:
     """Train a case in PyTorch.
 
     Its velocity carries no learning rate; with a constant rate its updates are Keras's, Nesterov's form included.
     """
-    losses: dict[str, Callable[[Any, Any], Any]] = {
-        "mse": torch.nn.MSELoss(),
-        "mae": torch.nn.L1Loss(),
-        "binary_crossentropy": torch.nn.BCEWithLogitsLoss(),
-        "sparse_categorical_crossentropy": torch.nn.CrossEntropyLoss(),
+    loss_function = torch_loss(case)
+    modules: dict[str, Callable[[], Any]] = {
+        "relu": torch.nn.ReLU,
+        "tanh": torch.nn.Tanh,
+        "linear": torch.nn.Identity,
+        "gelu": torch.nn.GELU,
+        "silu": torch.nn.SiLU,
+        "elu": torch.nn.ELU,
+        "selu": torch.nn.SELU,
+        "softplus": torch.nn.Softplus,
+        "leaky_relu": lambda: torch.nn.LeakyReLU(0.2),  # Keras's slope; PyTorch's own default is 0.01
     }
-    modules = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "linear": torch.nn.Identity}
     linear = []
     sequence: list[Any] = []
     for (kernel, bias), name in zip(start_parameters(case), activations(case), strict=True):
@@ -99,7 +148,7 @@ def torch_train(case: Case) -> Trained:
     recorded = []
     for i in range(0, case.rows, case.batch_size):
         optimizer.zero_grad()
-        loss = losses[case.loss](model(x[i : i + case.batch_size]), y[i : i + case.batch_size])
+        loss = loss_function(model(x[i : i + case.batch_size]), y[i : i + case.batch_size])
         loss.backward()
         optimizer.step()
         recorded.append(loss.item())

@@ -6,7 +6,7 @@ The numbers come from an integer hash in exact arithmetic, so they are the same 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +28,7 @@ class Case:
     layers : tuple of int, widths from the inputs to the outputs
     activations : tuple of str, one a layer; a cross-entropy follows the sigmoid or softmax it belongs to
     loss : str
+    loss_options : dict, what the loss is told: as Keras calls it, and `fastsgd.losses`
     momentum : float
     nesterov : bool
     learning_rate : float
@@ -39,6 +40,7 @@ class Case:
     layers: tuple[int, ...]
     activations: tuple[str, ...]
     loss: str
+    loss_options: dict[str, float] = field(default_factory=dict)
     momentum: float = 0.0
     nesterov: bool = False
     learning_rate: float = 0.01
@@ -68,6 +70,22 @@ CASES = [
         batch_size=50,
     ),
     Case("absolute", (9, 24, 17, 3), ("relu", "tanh", "linear"), "mae", learning_rate=0.05, batch_size=20),
+    Case("gelu_huber", (10, 31, 20, 1), ("gelu", "gelu", "linear"), "huber", {"delta": 0.7}, learning_rate=0.05),
+    Case("silu_log_cosh", (8, 24, 3), ("silu", "linear"), "log_cosh", learning_rate=0.05),
+    Case("elu_poisson", (6, 30, 9, 2), ("elu", "selu", "softplus"), "poisson", learning_rate=0.02),
+    Case(
+        "leaky_focal", (7, 33, 1), ("leaky_relu", "sigmoid"), "focal", {"gamma": 2.5, "alpha": 0.3}, learning_rate=0.2
+    ),
+    Case(
+        "softplus_smooth",
+        (12, 26, N_CLASSES),
+        ("softplus", "softmax"),
+        "categorical_crossentropy",
+        {"label_smoothing": 0.1},
+        learning_rate=0.1,
+    ),
+    Case("smooth_binary", (7, 16, 1), ("elu", "sigmoid"), "binary_crossentropy", {"label_smoothing": 0.2}),
+    Case("hinge", (7, 24, 1), ("gelu", "linear"), "squared_hinge", learning_rate=0.02),
 ]
 
 
@@ -95,16 +113,19 @@ def data(case: Case) -> tuple[Array, Array]:
     -------
     x : float32 (rows, n_in), in [-2, 2)
     y : float32 (rows, n_targets)
-        A smooth function of x for each output; 0 or 1 under binary cross-entropy; under sparse categorical
-        cross-entropy one column of class numbers.
+        A smooth function of x for each output, as counts for Poisson; 0 or 1 under binary losses; under sparse
+        categorical cross-entropy one column of class numbers, under the categorical one a column a class.
     """
     x = 2.0 * _spread(case.rows * case.layers[0], stream=1).reshape(case.rows, case.layers[0])
     score = x[:, 0] + 0.5 * x[:, 1] * x[:, 2]
     y: npt.NDArray[Any]
-    if case.loss == "binary_crossentropy":
+    if case.loss in ("binary_crossentropy", "focal", "squared_hinge"):
         y = (score > 0)[:, None]
-    elif case.loss == "sparse_categorical_crossentropy":
+    elif case.loss.endswith("categorical_crossentropy"):
         y = np.digitize(score, [-1.2, -0.4, 0.4, 1.2])[:, None]
+        y = y if case.loss.startswith("sparse") else y == np.arange(N_CLASSES)
+    elif case.loss == "poisson":
+        y = np.stack([np.abs(np.round(score - 0.5 * x[:, 3 + j])) for j in range(case.layers[-1])], axis=1)
     else:
         y = np.stack([score - 0.5 * x[:, 3 + j] for j in range(case.layers[-1])], axis=1)
     return x.astype(np.float32), y.astype(np.float32)

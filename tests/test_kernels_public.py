@@ -51,27 +51,6 @@ def test_dense_layer(forward, backward, dtype):
                 np.testing.assert_allclose(grad_x, wanted @ weight.T, rtol=tolerance, atol=tolerance * 9)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_losses(dtype):
-    rng = np.random.default_rng(0)
-    losses = {
-        "mse": kernels.MSE,
-        "mae": kernels.MAE,
-        "binary_crossentropy": kernels.BINARY_CROSSENTROPY,
-        "sparse_categorical_crossentropy": kernels.SPARSE_CATEGORICAL_CROSSENTROPY,
-    }
-    for name, code in losses.items():
-        for scale in (1, 30, 300):
-            z = (rng.standard_normal((9, 4)) * scale).astype(dtype)
-            y = rng.integers(0, 4, (9, 1)) if name.startswith("sparse") else rng.random((9, 4)).round()
-            grad = np.empty_like(z)
-            found = kernels.loss_and_grad(code, z, y.astype(dtype), grad)
-            assert found == pytest.approx(naive.row_losses(name, z.astype(float), y).mean(), rel=1e-5)
-            with np.errstate(over="ignore"):
-                wanted = naive.row_loss_grads(name, z.astype(float), y) / 9
-            np.testing.assert_allclose(grad, wanted, rtol=1e-5, atol=1e-7)
-
-
 @pytest.mark.parametrize("suffix", ["", "_serial"])
 def test_updates(suffix):
     rng = np.random.default_rng(0)
@@ -178,7 +157,7 @@ def test_an_edited_kernel_is_never_answered_from_a_stale_cache(tmp_path):
     assert call() == (pytest.approx(np.tanh(1)), 1), "an unchanged kernel comes from the cache"
     edited = tmp_path / "fastsgd" / "kernels" / "activations.py"
     source = edited.read_text()
-    changed = re.sub(r"row\[j\] = math\.tanh\(row\[j\]\)", "row[j] = 2 * math.tanh(row[j])", source)
+    changed = re.sub(r"row\[j\] = tanh\(row\[j\]\)", "row[j] = 2 * tanh(row[j])", source)
     assert changed != source
     edited.write_text(changed)
     assert call() == (pytest.approx(2 * np.tanh(1)), 0)

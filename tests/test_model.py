@@ -69,7 +69,7 @@ def model():
         ({"units": True}, "units is True"),
         ({"units": "8"}, "units is '8'"),
         ({"units": None}, "units is None"),
-        ({"units": 2, "activation": "rellu"}, "'rellu' is unknown; did you mean 'relu'.*linear, relu, sigmoid"),
+        ({"units": 2, "activation": "rellu"}, "'rellu' is unknown; did you mean 'relu'.*linear, relu, selu, sigmoid"),
         ({"units": 2, "activation": None}, "the activation None is unknown"),
         ({"units": 2, "activation": ["relu"]}, "is unknown"),
         ({"units": 2, "init": "xavier"}, "the initializer 'xavier' is unknown.*glorot_uniform"),

@@ -19,7 +19,22 @@ HISTORY_FILE = "history.csv"
 RUN_FILE = "run.json"
 
 # Names that fastsgd.training knows, which is not imported for a help text.
-LOSSES = ("mse", "mae", "binary_crossentropy", "sparse_categorical_crossentropy")
+LOSSES = (
+    "mse",
+    "mae",
+    "huber",
+    "log_cosh",
+    "quantile",
+    "epsilon_insensitive",
+    "poisson",
+    "binary_crossentropy",
+    "focal",
+    "hinge",
+    "squared_hinge",
+    "modified_huber",
+    "sparse_categorical_crossentropy",
+    "categorical_crossentropy",
+)
 METRICS = ("mse", "mae", "rmse", "accuracy")
 
 

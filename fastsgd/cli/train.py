@@ -28,8 +28,14 @@ from fastsgd.cli.options import (
 from fastsgd.cli.signals import undisturbed
 from fastsgd.errors import DataError
 
-_HIDDEN = ("relu", "tanh", "sigmoid", "linear")
-_LAST = {"binary_crossentropy": "sigmoid", "sparse_categorical_crossentropy": "softmax"}
+_HIDDEN = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid", "linear")
+_LAST = {
+    "binary_crossentropy": "sigmoid",
+    "focal": "sigmoid",
+    "poisson": "softplus",
+    "sparse_categorical_crossentropy": "softmax",
+    "categorical_crossentropy": "softmax",
+}
 _MOST_CLASSES = 100_000
 _COUNT = click.IntRange(min=1)
 

@@ -11,13 +11,35 @@ there, ends the process when two Python threads run parallel code at once (`fast
 """
 
 from fastsgd.kernels import threads as _threads  # first: it sets how threads wait
-from fastsgd.kernels.activations import LINEAR, RELU, SIGMOID, SOFTMAX, TANH
+from fastsgd.kernels.activations import (
+    ELU,
+    GELU,
+    LEAKY_RELU,
+    LINEAR,
+    RELU,
+    SELU,
+    SIGMOID,
+    SILU,
+    SOFTMAX,
+    SOFTPLUS,
+    TANH,
+)
 from fastsgd.kernels.dense import dense_backward, dense_backward_serial, dense_forward, dense_forward_serial
 from fastsgd.kernels.losses import (
     BINARY_CROSSENTROPY,
+    CATEGORICAL_CROSSENTROPY,
+    EPSILON_INSENSITIVE,
+    FOCAL,
+    HINGE,
+    HUBER,
+    LOG_COSH,
     MAE,
+    MODIFIED_HUBER,
     MSE,
+    POISSON,
+    QUANTILE,
     SPARSE_CATEGORICAL_CROSSENTROPY,
+    SQUARED_HINGE,
     loss_and_grad,
 )
 from fastsgd.kernels.network import (
@@ -47,13 +69,29 @@ from fastsgd.kernels.updates import (
 
 __all__ = [
     "BINARY_CROSSENTROPY",
+    "CATEGORICAL_CROSSENTROPY",
+    "ELU",
+    "EPSILON_INSENSITIVE",
+    "FOCAL",
+    "GELU",
+    "HINGE",
+    "HUBER",
+    "LEAKY_RELU",
     "LINEAR",
+    "LOG_COSH",
     "MAE",
+    "MODIFIED_HUBER",
     "MSE",
+    "POISSON",
+    "QUANTILE",
     "RELU",
+    "SELU",
     "SIGMOID",
+    "SILU",
     "SOFTMAX",
+    "SOFTPLUS",
     "SPARSE_CATEGORICAL_CROSSENTROPY",
+    "SQUARED_HINGE",
     "TANH",
     "Network",
     "OptimizerState",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from fastsgd.kernels.activations import activate, activation_grad
+from fastsgd.kernels.activations import GELU, SILU, activate, activation_grad
 from fastsgd.kernels.jit import inlined, parallel, serial_twin
 from fastsgd.kernels.machine import pointer
 from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, strip_width
@@ -92,14 +92,25 @@ def _dense_backward(x, weight, out, activation, grad_out, grad_x, grad_weight, g
     out : array (rows, n_out)
         What `dense_forward` gave.
     activation : int
-        The activation code given to `dense_forward`.
+        The activation code given to `dense_forward`; not GELU or SILU.
     grad_out : array (rows, n_out)
         Gradient with respect to `out`; overwritten with the gradient before the activation.
     grad_x : array (rows, n_in), or (0, 0) where it is not wanted
     grad_weight : array (n_in, n_out)
     grad_bias : array (n_out,)
         The last three are overwritten. All arrays are C-contiguous and of one dtype, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        For GELU and SILU: one output belongs to two inputs there, with different slopes. In a network, which keeps the
+        slopes of its forward pass, both can be trained.
     """
+    if activation == GELU or activation == SILU:
+        raise ValueError(
+            "dense_backward: the slope of GELU and SILU cannot be told from the output; train them in a network with "
+            "train_batch, or use another activation"
+        )
     rows, n_out = out.shape
     n_in = weight.shape[0]
     size = _BLOCK_ROWS

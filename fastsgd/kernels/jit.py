@@ -1,4 +1,4 @@
-"""The two presets every kernel is compiled with, and the cache they share.
+"""The presets every kernel is compiled with, and the cache they share.
 
 Numba keys a cached function by the hash of that function's own file, so an edit to a kernel that it *calls* would be
 answered with the old machine code. Kernels here therefore carry one stamp: a hash over all files of this package.
@@ -75,8 +75,10 @@ def compiled_here() -> int:
     return sum(sum(dispatcher.stats.cache_misses.values()) for dispatcher in _KEPT)
 
 
-def _compile(function: Callable[..., Any], *, cached: bool = True, **options: Any) -> Any:
-    dispatcher = njit(nogil=True, error_model="numpy", **{"fastmath": FASTMATH, **options})(function)
+def _compile(
+    function: Callable[..., Any], *, cached: bool = True, fastmath: set[str] | bool = FASTMATH, **options: Any
+) -> Any:
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath=fastmath, **options)(function)
     if cached and not config.DISABLE_JIT:
         try:
             dispatcher._cache = _KernelCache(function)
@@ -98,11 +100,6 @@ def parallel(function: Callable[..., Any]) -> Any:
     return _compile(function, parallel=dict(_PARALLEL))
 
 
-def exact(function: Callable[..., Any]) -> Any:
-    """Compile `function` for one thread with its operations as they are written, none rearranged."""
-    return _compile(function, fastmath=False)
-
-
 def inlined(function: Callable[..., Any]) -> Any:
     """Paste `function` into the kernels that call it. For small helpers: a compiled function of its own costs a
     cold start a quarter of a second."""
@@ -112,6 +109,15 @@ def inlined(function: Callable[..., Any]) -> Any:
 def small(function: Callable[..., Any]) -> Any:
     """Compile a helper of a line or two, called from many places: LLVM pastes it, once Numba has typed it once."""
     return _compile(function, cached=False)
+
+
+def exact(function: Callable[..., Any]) -> Any:
+    """Compile `function` of scalars to the letter of its arithmetic, and have LLVM paste it into each loop around it.
+
+    The flags of `FASTMATH` let LLVM simplify ``(x + c) - c`` to x, on which the elementary functions rest. Flags belong
+    to an instruction, so these stay without inside a kernel that has them; what `inlined` pastes would take them on.
+    """
+    return _compile(function, cached=False, fastmath=False, forceinline=True)
 
 
 def serial_twin(function: Callable[..., Any]) -> Any:

@@ -9,6 +9,7 @@ import platform
 import sys
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import carray, config, types
 from numba.core import cgutils
@@ -198,3 +199,18 @@ read_counter = _plain_read if config.DISABLE_JIT else _compiled_read
 # Tell the core, and then the operating system, that this thread only waits.
 pause = _nothing if config.DISABLE_JIT else _compiled_pause
 give_way = _nothing if config.DISABLE_JIT else _compiled_give_way
+
+
+@intrinsic
+def _compiled_maximum(typing, a, b):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        real = arguments[0].type
+        function_type = ir.FunctionType(real, [real, real])
+        function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.maximum.f{a.bitwidth}")
+        return builder.call(function, arguments)
+
+    return a(a, a), codegen
+
+
+# maximum(a, b): the larger of two numbers, NaN where either is; unlike Python's max a reduction of vectors too.
+maximum = np.maximum if config.DISABLE_JIT else _compiled_maximum

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.kernels.activations import has_slope
 from fastsgd.kernels.crew import COUNTERS
 from fastsgd.kernels.jit import inlined, serial, small
+from fastsgd.kernels.losses import default_parameters
 from fastsgd.kernels.matmul import Matrix, Panel, strip_width
 from fastsgd.kernels.tile import MOMENTUM, NESTEROV, TILE_ROWS, UPDATE
 
@@ -36,9 +38,10 @@ TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
 # where the parts of `Workspace.memory` start.
 (
     LAYERS, LAYOUT, PANELS, TASKS, N_LAYERS, N_TASKS,
-    OUTPUTS, DELTAS, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, SCRATCH, ZEROS, ONE, SHIFT, SCALE, RATES,
-) = range(COUNTERS, COUNTERS + 18)  # fmt: skip
-_TABLES = COUNTERS + 18
+    OUTPUTS, DELTAS, SLOPES, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, SCRATCH, ZEROS, ONE, SHIFT, SCALE, SETTINGS,
+) = range(COUNTERS, COUNTERS + 19)  # fmt: skip
+_TABLES = COUNTERS + 19
+RATE, MOMENTUM_RATE, LOSS_PARAMETERS = 0, 1, 2  # where in SETTINGS, which end with the two parameters of the loss
 ALL_BIAS = -1
 MAX_TASK_COLUMNS = 512
 
@@ -68,9 +71,11 @@ class Network(NamedTuple):
 
 
 class OptimizerState(NamedTuple):
-    """Loss code, kind of update, rates = [learning rate, momentum], and the velocity (empty for plain SGD)."""
+    """Loss code and the loss's two parameters, kind of update, rates = [learning rate, momentum], and the velocity
+    (empty for plain SGD)."""
 
     loss: int
+    loss_parameters: np.ndarray
     mode: int
     rates: np.ndarray
     velocity: np.ndarray
@@ -80,7 +85,7 @@ class Workspace(NamedTuple):
     """Scratch memory of one caller for batches of up to `max_rows` rows; no two threads may share one.
 
     Two arrays hold it all, since every array that is passed between compiled functions is seven words: `memory` has
-    inputs, outputs and deltas of a batch, packed kernels and what else is of the network's dtype; `numbers` the
+    inputs, outputs, deltas and slopes of a batch, packed kernels and what else is of the network's dtype; `numbers` the
     counters of the threads' tasks, where each part lies, and the tables of layers, their rows, their strips and the
     weight tasks.
     """
@@ -304,6 +309,10 @@ def make_workspace(network, max_rows):
     numbers[N_LAYERS], numbers[N_TASKS] = n_layers, tasks.shape[0]
     end = _place(numbers, OUTPUTS, 0, row_elements)
     end = _place(numbers, DELTAS, end, row_elements)
+    sloped = False
+    for layer in range(n_layers):
+        sloped = sloped or has_slope(layers[layer, ACTIVATION])
+    end = _place(numbers, SLOPES, end, row_elements if sloped else 0)
     end = _place(numbers, TARGETS, end, rows * layers[n_layers - 1, N_OUT])
     end = _place(numbers, ROW_WEIGHTS, end, rows)
     end = _place(numbers, PACKED, end, packed)
@@ -313,7 +322,7 @@ def make_workspace(network, max_rows):
     end = _place(numbers, ONE, end, 1)
     end = _place(numbers, SHIFT, end, network.shift.size)
     end = _place(numbers, SCALE, end, network.scale.size)
-    end = _place(numbers, RATES, end, 2)
+    end = _place(numbers, SETTINGS, end, 4)
     memory = aligned_zeros(end, like)
     memory[numbers[ONE]] = 1
     block_loss = np.zeros(max_rows // block + groups + 1, np.float64)
@@ -322,7 +331,7 @@ def make_workspace(network, max_rows):
 
 @small
 def rows_of(arena, part, level, first):
-    """Rows of OUTPUTS or DELTAS from `first` on; level 0 is the inputs, 1 the first layer."""
+    """Rows of OUTPUTS, DELTAS or SLOPES from `first` on; level 0 is the inputs, 1 the first layer."""
     at = arena.numbers[LAYOUT] + 2 * level
     leading = arena.numbers[at + 1]
     return Matrix(arena.memory, arena.numbers[part] + arena.numbers[at] + first * leading, leading, 1)
@@ -336,11 +345,14 @@ def zero_panel(arena):
 
 @serial
 def make_optimizer_state(network, loss, learning_rate, momentum, nesterov):
-    """State of stochastic gradient descent: plain where `momentum` is 0, else with a velocity of zeros."""
+    """State of stochastic gradient descent: plain where `momentum` is 0, else with a velocity of zeros.
+
+    The loss has its default parameters: put others into the array `loss_parameters`.
+    """
     like = network.parameters
     rates = np.empty(2, like.dtype)
     rates[0] = learning_rate
     rates[1] = momentum
     mode = UPDATE if momentum == 0 else (NESTEROV if nesterov else MOMENTUM)
     velocity = aligned_zeros(0 if momentum == 0 else like.size, like)
-    return OptimizerState(loss, mode, rates, velocity)
+    return OptimizerState(loss, default_parameters(loss, like), mode, rates, velocity)

@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastsgd.kernels.activations import LINEAR, RELU, activate, activation_grad
+from fastsgd.kernels.activations import (
+    LINEAR,
+    RELU,
+    activate,
+    activate_with_slope,
+    has_slope,
+    relu_or_softmax_grad,
+    scale_rows,
+)
 from fastsgd.kernels.jit import inlined, serial
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
-from fastsgd.kernels.machine import never_inline, pointer, prefetch, view
+from fastsgd.kernels.machine import advance, never_inline, pointer, prefetch, view
 from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_rows, strip_width
 from fastsgd.kernels.network import (
     ACTIVATION,
@@ -21,6 +29,7 @@ from fastsgd.kernels.network import (
     FORWARD,
     FORWARD_STRIP,
     KERNEL,
+    LOSS_PARAMETERS,
     N_IN,
     N_LAYERS,
     N_OUT,
@@ -30,7 +39,11 @@ from fastsgd.kernels.network import (
     PACKED,
     ROW_WEIGHTS,
     SCALE,
+    SCRATCH,
+    SCRATCH_SIZE,
+    SETTINGS,
     SHIFT,
+    SLOPES,
     TARGETS,
     ZEROS,
     block_rows,
@@ -41,6 +54,7 @@ from fastsgd.kernels.network import (
 )
 from fastsgd.kernels.tile import RELU as END_RELU
 from fastsgd.kernels.tile import RELU_GRAD, STORE
+from fastsgd.kernels.tile import SCALE as SCALE_BY
 
 
 class Source(NamedTuple):
@@ -159,26 +173,24 @@ def _dot_forward(a, parameters, kernel, bias, m, n, k, out):
 
 
 @inlined
-def _layer_forward(arena, layer, at, m, raw):
-    """Outputs of a layer from those of the one before, for m rows of the workspace from `at` on."""
+def _layer_sums(arena, layer, at, m, activation):
+    """A layer's outputs from those of the one before, for m rows of the workspace from `at` on. Returns the activation
+    that is still to be done: none where it was done in the tile."""
     n, k = layer_field(arena, layer, N_OUT), layer_field(arena, layer, N_IN)
-    activation = LINEAR if raw else layer_field(arena, layer, ACTIVATION)
     a = rows_of(arena, OUTPUTS, layer, at)
     out = rows_of(arena, OUTPUTS, layer + 1, at)
     if n <= DOT_OUTPUTS:
         kernel, bias = layer_field(arena, layer, KERNEL), layer_field(arena, layer, BIAS_START)
         _dot_forward(a, arena.parameters, kernel, bias, m, n, k, out)
-        activate(activation, out, m, n)
-        return
-    width = strip_width(arena.parameters)
+        return activation
+    width = strip_width(arena.memory)
     zero = arena.memory[arena.numbers[ZEROS]]
     start, strip = arena.numbers[PACKED] + panel_field(arena, layer, FORWARD), panel_field(arena, layer, FORWARD_STRIP)
     kernel = Panel(arena.memory, start + width, width, strip)
     bias = Panel(arena.memory, start, 0, strip)
     mode = END_RELU if activation == RELU else STORE
     multiply_rows(a, kernel, out, m, n, k, Ending(mode, bias, out, zero, zero))
-    if activation != RELU:
-        activate(activation, out, m, n)
+    return LINEAR if activation == RELU else activation
 
 
 @inlined
@@ -186,13 +198,28 @@ def forward(arena, at, m, raw):
     """m rows of the workspace's inputs from `at` on through all layers, the last without its activation where `raw`."""
     last = arena.numbers[N_LAYERS] - 1
     for layer in range(last + 1):
-        _layer_forward(arena, layer, at, m, raw and layer == last)
+        activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
+        left = _layer_sums(arena, layer, at, m, activation)
+        activate(left, rows_of(arena, OUTPUTS, layer + 1, at), m, layer_field(arena, layer, N_OUT))
+
+
+@inlined
+def _forward_with_slopes(arena, at, m, raw):
+    """`forward`, keeping the slopes of the activations for the way back."""
+    last = arena.numbers[N_LAYERS] - 1
+    for layer in range(last + 1):
+        activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
+        left = _layer_sums(arena, layer, at, m, activation)
+        # A slope that nobody needs, of ReLU, goes where the deltas will be.
+        slopes = rows_of(arena, SLOPES if has_slope(left) else DELTAS, layer + 1, at)
+        outputs = rows_of(arena, OUTPUTS, layer + 1, at)
+        activate_with_slope(left, outputs, slopes, m, layer_field(arena, layer, N_OUT))
 
 
 @inlined
 def _backward(arena, at, m):
     """Deltas of the last layer back to the first, whose input gradient nobody needs."""
-    width = strip_width(arena.parameters)
+    width = strip_width(arena.memory)
     zero = arena.memory[arena.numbers[ZEROS]]
     for layer in range(arena.numbers[N_LAYERS] - 1, 0, -1):
         n, k = layer_field(arena, layer, N_IN), layer_field(arena, layer, N_OUT)
@@ -200,12 +227,13 @@ def _backward(arena, at, m):
         start = arena.numbers[PACKED] + panel_field(arena, layer, BACKWARD)
         kernel = Panel(arena.memory, start, width, panel_field(arena, layer, BACKWARD_STRIP))
         delta = rows_of(arena, DELTAS, layer + 1, at)
-        out = rows_of(arena, OUTPUTS, layer, at)
         below = rows_of(arena, DELTAS, layer, at)
-        mode = RELU_GRAD if activation == RELU else STORE
-        multiply_rows(delta, kernel, below, m, n, k, Ending(mode, zero_panel(arena), out, zero, zero))
-        if activation != RELU:
-            activation_grad(activation, out, below, m, n)
+        mode, aux = STORE, below
+        if activation == RELU:
+            mode, aux = RELU_GRAD, rows_of(arena, OUTPUTS, layer, at)
+        elif has_slope(activation):
+            mode, aux = SCALE_BY, rows_of(arena, SLOPES, layer, at)
+        multiply_rows(delta, kernel, below, m, n, k, Ending(mode, zero_panel(arena), aux, zero, zero))
 
 
 @inlined
@@ -221,25 +249,30 @@ def _take_targets(arena, rows, position, at, m):
 
 
 @inlined
-def _block(arena, loss, rows, position, at, m, scale):
+def _block(arena, loss, rows, worker, position, at, m, scale):
     """Forward, loss and deltas of one block of m rows; returns the sum of its losses."""
     last = arena.numbers[N_LAYERS]
     n = layer_field(arena, last - 1, N_OUT)
     raw = takes_raw_outputs(loss)
     take_inputs(arena, rows.x, rows.n_in, rows.order, rows.ordered, position, at, m)
     target, weight = _take_targets(arena, rows, position, at, m)
-    forward(arena, at, m, raw)
+    _forward_with_slopes(arena, at, m, raw)
     out = rows_of(arena, OUTPUTS, last, at)
     delta = rows_of(arena, DELTAS, last, at)
-    total = loss_rows(loss, out, target, weight, m, n, scale, delta)
-    if not raw:
-        activation_grad(layer_field(arena, last - 1, ACTIVATION), out, delta, m, n)
+    parameters = advance(arena.memory, arena.numbers[SETTINGS] + LOSS_PARAMETERS)
+    scratch = advance(arena.memory, arena.numbers[SCRATCH] + worker * SCRATCH_SIZE)
+    total = loss_rows(loss, parameters, out, target, weight, m, n, scale, delta, scratch)
+    activation = layer_field(arena, last - 1, ACTIVATION)
+    if not raw and has_slope(activation):
+        scale_rows(delta, rows_of(arena, SLOPES, last, at), m, n)
+    elif not raw and activation != LINEAR:
+        relu_or_softmax_grad(activation, out, delta, m, n)
     _backward(arena, at, m)
     return total
 
 
 @inlined
-def rows_pass(arena, loss, rows, position, at, m, scale):
+def rows_pass(arena, loss, rows, worker, position, at, m, scale):
     """m rows of a slab from `position` in its order on, block by block into the rows of the workspace from `at` on.
 
     Their deltas are those of `scale` * loss; returns the sum of their losses.
@@ -250,5 +283,5 @@ def rows_pass(arena, loss, rows, position, at, m, scale):
         # Memory has the time of one block to bring the next.
         if first + size < m:
             expect_rows(rows, position + first + size, min(size, m - first - size))
-        total += _block(arena, loss, rows, position + first, at + first, min(size, m - first), scale)
+        total += _block(arena, loss, rows, worker, position + first, at + first, min(size, m - first), scale)
     return total

@@ -19,12 +19,14 @@ from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_task
 from fastsgd.kernels.jit import inlined, parallel, serial, small
 from fastsgd.kernels.machine import never_inline, pointer
 from fastsgd.kernels.network import (
+    LOSS_PARAMETERS,
     N_LAYERS,
     N_TASKS,
     ONE,
     OUTPUTS,
-    RATES,
+    RATE,
     SCALE,
+    SETTINGS,
     SHIFT,
     Arena,
     block_rows,
@@ -37,17 +39,19 @@ from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
 
 
 @serial
-def start_slab(network, workspace, rates):
-    """Begin a slab, before any worker: no task is taken yet, and what standardizes and the rates are copied to the
-    workspace."""
+def start_slab(network, workspace, rates, loss_parameters):
+    """Begin a slab, before any worker: no task is taken yet, and what standardizes, the rates and the parameters of the
+    loss (both empty for a prediction) are copied to the workspace."""
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers
     for i in range(COUNTERS):
         numbers[i] = 0
-    for part, values in ((SHIFT, network.shift), (SCALE, network.scale), (RATES, rates)):
+    settings = numbers[SETTINGS]
+    starts = (numbers[SHIFT], numbers[SCALE], settings + RATE, settings + LOSS_PARAMETERS)
+    for start, values in zip(starts, (network.shift, network.scale, rates, loss_parameters)):
         # Element by element: what Numba needs for an assignment of slices takes two seconds to compile.
         for i in range(values.size):
-            memory[numbers[part] + i] = values[i]
+            memory[start + i] = values[i]
 
 
 @inlined
@@ -82,7 +86,7 @@ def _rows_task(arena, loss, rows, worker, start, m, task):
     for begin in range(first, last, part):
         count = min(part, last - begin)
         at = worker * part if groups > 0 else begin
-        total += rows_pass(arena, loss, rows, start + begin, at, count, scale)
+        total += rows_pass(arena, loss, rows, worker, start + begin, at, count, scale)
         if groups > 0:
             group_gradient(arena, at, count, task, begin == first)
     return total
@@ -148,7 +152,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
 @parallel
 def train_slab(network, state, workspace, source, batch_size, losses):
     """One step for each `batch_size` rows of a slab, the last on what is left; losses[i] := mean loss of batch i."""
-    start_slab(network, workspace, state.rates)
+    start_slab(network, workspace, state.rates, state.loss_parameters)
     for worker in prange(workspace.workers):
         train_worker(np.int64(worker), network, state, workspace, source, batch_size, losses)
 
@@ -156,7 +160,7 @@ def train_slab(network, state, workspace, source, batch_size, losses):
 @serial
 def train_slab_serial(network, state, workspace, source, batch_size, losses):
     """The one-thread twin of `train_slab`."""
-    start_slab(network, workspace, state.rates)
+    start_slab(network, workspace, state.rates, state.loss_parameters)
     train_worker(np.int64(0), network, state, workspace, source, batch_size, losses)
 
 
@@ -197,7 +201,7 @@ def forward_worker(worker, network, workspace, x, raw, out):
 @parallel
 def forward_slab(network, workspace, x, raw, out):
     """out (rows, n_outputs) := the network's outputs for x (rows, n_in), without the last activation where `raw`."""
-    start_slab(network, workspace, workspace.memory[:0])
+    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0])
     for worker in prange(workspace.workers):
         forward_worker(np.int64(worker), network, workspace, x, raw, out)
 
@@ -205,7 +209,7 @@ def forward_slab(network, workspace, x, raw, out):
 @serial
 def forward_slab_serial(network, workspace, x, raw, out):
     """The one-thread twin of `forward_slab`."""
-    start_slab(network, workspace, workspace.memory[:0])
+    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0])
     forward_worker(np.int64(0), network, workspace, x, raw, out)
 
 

@@ -23,6 +23,7 @@ from fastsgd.kernels.network import (
     FORWARD_STRIP,
     GRADIENTS,
     KERNEL,
+    MOMENTUM_RATE,
     N_IN,
     N_LAYERS,
     N_OUT,
@@ -31,9 +32,10 @@ from fastsgd.kernels.network import (
     ONE,
     OUTPUTS,
     PACKED,
-    RATES,
+    RATE,
     SCRATCH,
     SCRATCH_SIZE,
+    SETTINGS,
     SUMS_ROW,
     TASK_COLUMN,
     TASK_COLUMN_END,
@@ -183,8 +185,9 @@ def _pack_columns(a, m, k, packed, at):
 def _update(arena, velocity, mode, init, position, stride):
     """How a product over the batch ends in the parameters at `position`: as their gradient, at once applied."""
     moving = arena.parameters if mode == UPDATE else velocity
-    rates = arena.numbers[RATES]
-    return Ending(mode, init, Matrix(moving, position, stride, 1), arena.memory[rates], arena.memory[rates + 1])
+    at = arena.numbers[SETTINGS]
+    rate, momentum = arena.memory[at + RATE], arena.memory[at + MOMENTUM_RATE]
+    return Ending(mode, init, Matrix(moving, position, stride, 1), rate, momentum)
 
 
 @inlined
@@ -272,8 +275,8 @@ def _grouped_task(arena, velocity, mode, groups, task):
         at, count, height = layer_field(arena, layer, KERNEL) + first * stored + left, right - left, last - first
         if count == stored:
             count, height = count * height, 1
-    rates = arena.numbers[RATES]
-    rate, momentum = arena.memory[rates], arena.memory[rates + 1]
+    settings = arena.numbers[SETTINGS]
+    rate, momentum = arena.memory[settings + RATE], arena.memory[settings + MOMENTUM_RATE]
     gradients = advance(arena.memory, arena.numbers[GRADIENTS])
     for r in range(height):
         _add_and_update(

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from fastsgd.errors import ModelError
 
 # Numbers of `fastsgd.kernels.activations`, by name; not imported from there, since that would load Numba.
-ACTIVATIONS = {"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3, "softmax": 4}
+ACTIVATIONS = {
+    "linear": 0,
+    "relu": 1,
+    "tanh": 2,
+    "sigmoid": 3,
+    "softmax": 4,
+    "leaky_relu": 5,
+    "elu": 6,
+    "selu": 7,
+    "gelu": 8,
+    "silu": 9,
+    "softplus": 10,
+}
 
 
 def named(given: object, allowed: Iterable[str], what: str) -> str:
@@ -99,7 +111,8 @@ class Dense(Layer):
     units : int
         Outputs.
     activation : str
-        "linear", "relu", "tanh", "sigmoid", or, in the last layer, "softmax".
+        "linear", "relu", "leaky_relu" (slope 0.2 below 0), "elu", "selu", "gelu" (exact, with the error function),
+        "silu", "softplus", "tanh", "sigmoid", or, in the last layer, "softmax".
     init : str
         How the kernel starts: "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
         "lecun_normal" or "zeros". The bias starts at 0.

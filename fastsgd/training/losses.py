@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd import losses
 from fastsgd.errors import ModelError
 from fastsgd.model.layers import named
 from fastsgd.model.sequential import Sequential
@@ -28,43 +29,75 @@ class Loss:
         What the last layer may have; empty for any but softmax.
     merged : bool
         Whether the last activation is merged into the loss, which takes raw outputs.
+    parameters : tuple of two floats
+        What the kernels are told beside the code.
     """
 
     name: str
     code: int
     activations: tuple[str, ...] = ()
     merged: bool = False
+    parameters: tuple[float, float] = (0.0, 0.0)
 
+
+_SIGMOID = ("sigmoid", "linear")
+_SOFTMAX = ("softmax", "linear")
+_MARGIN = ("linear", "tanh")
 
 LOSSES = {
     loss.name: loss
     for loss in (
         Loss("mse", 0),
         Loss("mae", 1),
-        Loss("binary_crossentropy", 2, ("sigmoid", "linear"), merged=True),
-        Loss("sparse_categorical_crossentropy", 3, ("softmax", "linear"), merged=True),
+        Loss("huber", 4, parameters=losses.Huber().parameters),
+        Loss("log_cosh", 5),
+        Loss("quantile", 6, parameters=losses.Quantile().parameters),
+        Loss("epsilon_insensitive", 8, parameters=losses.EpsilonInsensitive().parameters),
+        Loss("poisson", 7, ("softplus", "relu", "sigmoid")),
+        Loss("binary_crossentropy", 2, _SIGMOID, merged=True),
+        Loss("focal", 13, _SIGMOID, merged=True, parameters=losses.Focal().parameters),
+        Loss("hinge", 10, _MARGIN),
+        Loss("squared_hinge", 11, _MARGIN),
+        Loss("modified_huber", 12, _MARGIN),
+        Loss("sparse_categorical_crossentropy", 3, _SOFTMAX, merged=True),
+        Loss("categorical_crossentropy", 9, _SOFTMAX, merged=True),
     )
 }
-_ALIASES = {"mean_squared_error": "mse", "mean_absolute_error": "mae"}
+_ALIASES = {
+    "mean_squared_error": "mse",
+    "mean_absolute_error": "mae",
+    "logcosh": "log_cosh",
+    "pinball": "quantile",
+    "binary_focal_crossentropy": "focal",
+}
+_CLASSES = ("sparse_categorical_crossentropy", "categorical_crossentropy")
+_HINGES = ("hinge", "squared_hinge", "modified_huber")
 
 
-def find_loss(name: object, model: Sequential) -> Loss:
-    """The loss of that name, if it goes with the model's last layer.
+def find_loss(given: object, model: Sequential) -> Loss:
+    """The loss of that name, or that a `fastsgd.losses` object describes, if it goes with the model's last layer.
 
     Raises
     ------
     ModelError
         If there is no such loss, or the last layer's activation or width does not go with it.
     """
-    found = LOSSES[_ALIASES.get(key := named(name, LOSSES.keys() | _ALIASES.keys(), "the loss"), key)]
+    if isinstance(given, losses.Loss) and given.name in LOSSES:
+        found = replace(LOSSES[given.name], parameters=given.parameters)
+    else:
+        key = named(given, LOSSES.keys() | _ALIASES.keys(), "the loss")
+        found = LOSSES[_ALIASES.get(key, key)]
     last = model.dense[-1]
     if found.activations and last.activation not in found.activations:
         allowed = " or ".join(map(repr, found.activations))
         raise ModelError(f"loss {found.name!r} needs {allowed} in the last layer, which has {last.activation!r}")
     if not found.activations and last.activation == "softmax":
-        raise ModelError(f"loss {found.name!r} does not go with 'softmax'; use 'sparse_categorical_crossentropy'")
-    if found.name == "sparse_categorical_crossentropy" and last.units < 2:
-        raise ModelError("loss 'sparse_categorical_crossentropy' needs one output a class: 2 or more, not 1")
+        raise ModelError(
+            f"loss {found.name!r} does not go with 'softmax'; use 'sparse_categorical_crossentropy', or "
+            "'categorical_crossentropy' for one column of targets a class"
+        )
+    if found.name in _CLASSES and last.units < 2:
+        raise ModelError(f"loss {found.name!r} needs one output a class: 2 or more, not 1")
     return found
 
 
@@ -88,14 +121,26 @@ def target_check(loss: Loss, model: Sequential) -> TargetCheck | None:
             )
 
         return check_class
-    if loss.name == "binary_crossentropy":
-
-        def check_share(y: NDArray[np.generic]) -> tuple[int, str] | None:
-            wrong = ((y < 0) | (y > 1)).any(axis=1)  # type: ignore[operator]
-            return _first(wrong, y[:, 0], "a target of binary_crossentropy is from 0 to 1")
-
-        return check_share
+    if loss.name in ("binary_crossentropy", "focal", "categorical_crossentropy"):
+        return _range_check(lambda y: (y < 0) | (y > 1), f"a target of {loss.name} is from 0 to 1")  # type: ignore[operator]
+    if loss.name == "poisson":
+        return _range_check(lambda y: y < 0, "a target of poisson is from 0 on")  # type: ignore[operator]
+    if loss.name in _HINGES:
+        return _range_check(
+            lambda y: (y != -1) & (y != 0) & (y != 1), f"a target of {loss.name} is -1 or 1, or instead 0 or 1"
+        )
     return None
+
+
+def _range_check(wrong: Callable[[NDArray[np.generic]], NDArray[np.bool_]], allowed: str) -> TargetCheck:
+    """A check that says which value of the first wrong row is wrong."""
+
+    def check(y: NDArray[np.generic]) -> tuple[int, str] | None:
+        found = wrong(y)
+        columns = found.argmax(axis=1)
+        return _first(np.asarray(found.any(axis=1)), y[np.arange(len(y)), columns], allowed)
+
+    return check
 
 
 def _first(wrong: NDArray[np.bool_], values: NDArray[np.generic], allowed: str) -> tuple[int, str] | None:

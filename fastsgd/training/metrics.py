@@ -35,21 +35,43 @@ def _class_hit(prediction: NDArray[np.floating], y: NDArray[np.floating]) -> NDA
     return hit
 
 
+def _likeliest_hit(prediction: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
+    hit: NDArray[np.floating] = (prediction.argmax(axis=1) == y.argmax(axis=1)).astype(np.float64)
+    return hit
+
+
+def _side_hit(prediction: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
+    hit: NDArray[np.floating] = ((prediction > 0) == (y > 0)).mean(axis=1)
+    return hit
+
+
+# What "accuracy" is under each loss.
+_HITS: dict[str, RowMetric] = {
+    "binary_crossentropy": _binary_hit,
+    "focal": _binary_hit,
+    "sparse_categorical_crossentropy": _class_hit,
+    "categorical_crossentropy": _likeliest_hit,
+    "hinge": _side_hit,
+    "squared_hinge": _side_hit,
+    "modified_huber": _side_hit,
+}
+
+
 def find_metrics(names: tuple[str, ...] | list[str] | str, loss: Loss) -> dict[str, RowMetric]:
     """The metrics of these names: "mse", "mae", "rmse", "accuracy".
 
     Raises
     ------
     ModelError
-        If there is no such metric, or "accuracy" is asked for beside a loss that is no cross-entropy.
+        If there is no such metric, or "accuracy" is asked for beside a loss that is not for classes.
     """
     found: dict[str, RowMetric] = {}
     for name in [names] if isinstance(names, str) else names:
         key = named(name, ("mse", "mae", "rmse", "accuracy"), "the metric")
         if key == "accuracy":
-            if not loss.merged:
-                raise ModelError(f"the metric 'accuracy' goes with a cross-entropy, not with {loss.name!r}")
-            found[key] = _binary_hit if loss.name == "binary_crossentropy" else _class_hit
+            if loss.name not in _HITS:
+                raise ModelError(f"the metric 'accuracy' goes with a cross-entropy or a hinge, not with {loss.name!r}")
+            found[key] = _HITS[loss.name]
         elif loss.name == "sparse_categorical_crossentropy":
             raise ModelError(f"the metric {key!r} does not go with {loss.name!r}; 'accuracy' does")
         else:

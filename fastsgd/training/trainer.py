@@ -14,6 +14,7 @@ from fastsgd.data import ArrayDataset, Dataset
 from fastsgd.data.loader import Loader
 from fastsgd.data.stream import Slab
 from fastsgd.errors import DataError, ModelError, NonFiniteError
+from fastsgd.losses import Loss
 from fastsgd.model import Sequential
 from fastsgd.model.layers import whole_number
 from fastsgd.training.history import History
@@ -53,9 +54,11 @@ class Trainer:
     ----------
     model : Sequential
     optimizer : SGD
-    loss : str
-        "mse", "mae", "binary_crossentropy" or "sparse_categorical_crossentropy". A last layer with "sigmoid" or
-        "softmax" under its cross-entropy is merged into it; with "linear", the outputs are taken as logits.
+    loss : str or object of `fastsgd.losses`
+        "mse", "mae", "huber", "log_cosh", "quantile", "epsilon_insensitive", "poisson"; "binary_crossentropy", "focal",
+        "hinge", "squared_hinge", "modified_huber"; "sparse_categorical_crossentropy", "categorical_crossentropy". An
+        object of `fastsgd.losses` carries parameters, as in ``fs.losses.Huber(delta=0.5)``. A last layer with "sigmoid"
+        or "softmax" under its cross-entropy is merged into it; with "linear", the outputs are taken as logits.
     metrics : sequence of str
         Also computed by `evaluate` and on validation data: "mse", "mae", "rmse", "accuracy".
     threads : int, optional
@@ -73,7 +76,7 @@ class Trainer:
         self,
         model: Sequential,
         optimizer: SGD,
-        loss: str,
+        loss: str | Loss,
         *,
         metrics: Sequence[str] = (),
         threads: int | None = None,
@@ -101,6 +104,7 @@ class Trainer:
             self._state = make_optimizer_state(
                 self.model.network, self.loss.code, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov
             )
+            self._state.loss_parameters[:] = self.loss.parameters
         return self._state
 
     def fit(
@@ -227,8 +231,14 @@ class Trainer:
         if dataset.n_targets != wanted:
             raise DataError(
                 f"the target has {dataset.n_targets} columns; loss {self.loss.name!r} with "
-                f"{self.model.n_outputs} outputs takes {wanted}"
+                f"{self.model.n_outputs} outputs takes {wanted}{self._about_columns(dataset.n_targets)}"
             )
+
+    def _about_columns(self, given: int) -> str:
+        """A hint for class numbers where there should be a column a class."""
+        if self.loss.name == "categorical_crossentropy" and given == 1:
+            return "; for class numbers in one column there is 'sparse_categorical_crossentropy'"
+        return ""
 
     def _loader(self, dataset: Dataset, batch_size: int, **options: Any) -> Loader:
         from fastsgd.kernels.threads import available_threads
@@ -279,7 +289,7 @@ class Trainer:
         network, state, workspace, losses = *arguments[:3], arguments[-1]
         work = self.model.work_per_row * min(batch_size, len(slab))
         threads = worth_threads(work, len(losses), available_threads(self.threads))
-        start_slab(network, workspace, state.rates)
+        start_slab(network, workspace, state.rates, state.loss_parameters)
         share(train_worker, min(threads, workspace.workers), *arguments)
         self.steps += len(losses)
         return losses  # type: ignore[no-any-return]
@@ -348,10 +358,11 @@ class Trainer:
         loader = self._loader(dataset, batch, memory=memory, shuffle=False)
         sums = dict.fromkeys(["loss", *self.metrics], 0.0)
         grad = np.empty((1, model.n_outputs), model.dtype)
+        parameters = np.array(self.loss.parameters, model.dtype)
         with contextlib.closing(loader.epoch()) as slabs:  # type: ignore[type-var]
             for slab in slabs:
                 raw = model.predict(slab.x, batch_size=batch, raw=self.loss.merged, threads=self.threads)
-                sums["loss"] += float(loss_sum(self.loss.code, raw, slab.y, slab.weight, grad))
+                sums["loss"] += float(loss_sum(self.loss.code, parameters, raw, slab.y, slab.weight, grad))
                 if self.metrics:
                     outputs = (
                         raw if not self.loss.merged else model.predict(slab.x, batch_size=batch, threads=self.threads)
