@@ -78,7 +78,7 @@ def compiled_here() -> int:
 def _compile(
     function: Callable[..., Any], *, cached: bool = True, fastmath: set[str] | bool = FASTMATH, **options: Any
 ) -> Any:
-    dispatcher = njit(nogil=True, error_model="numpy", fastmath=fastmath, **options)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath=fastmath, no_cfunc_wrapper=True, **options)(function)
     if cached and not config.DISABLE_JIT:
         try:
             dispatcher._cache = _KernelCache(function)
@@ -108,7 +108,7 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 def small(function: Callable[..., Any]) -> Any:
     """Compile a helper of a line or two, called from many places: LLVM pastes it, once Numba has typed it once."""
-    return _compile(function, cached=False)
+    return _compile(function, cached=False, no_cpython_wrapper=True)
 
 
 def exact(function: Callable[..., Any]) -> Any:
@@ -117,7 +117,7 @@ def exact(function: Callable[..., Any]) -> Any:
     The flags of `FASTMATH` let LLVM simplify ``(x + c) - c`` to x, on which the elementary functions rest. Flags belong
     to an instruction, so these stay without inside a kernel that has them; what `inlined` pastes would take them on.
     """
-    return _compile(function, cached=False, fastmath=False, forceinline=True)
+    return _compile(function, cached=False, fastmath=False, forceinline=True, no_cpython_wrapper=True)
 
 
 def serial_twin(function: Callable[..., Any]) -> Any:
