@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from numba import config, njit
 from numba.core import caching
+from numba.core.registry import CPUDispatcher
 
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # no "nnan", no "ninf": a NaN must survive to be seen
 
@@ -106,9 +107,17 @@ def inlined(function: Callable[..., Any]) -> Any:
     return _compile(function, cached=False, inline="always")
 
 
+class _CompiledOnly(CPUDispatcher):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self.__name__} is a part of kernels, to be called from compiled code only")
+
+
 def small(function: Callable[..., Any]) -> Any:
     """Compile a helper of a line or two, called from many places: LLVM pastes it, once Numba has typed it once."""
-    return _compile(function, cached=False, no_cpython_wrapper=True)
+    dispatcher = _compile(function, cached=False, no_cpython_wrapper=True)
+    if not config.DISABLE_JIT:
+        dispatcher.__class__ = _CompiledOnly
+    return dispatcher
 
 
 def exact(function: Callable[..., Any]) -> Any:
@@ -117,7 +126,7 @@ def exact(function: Callable[..., Any]) -> Any:
     The flags of `FASTMATH` let LLVM simplify ``(x + c) - c`` to x, on which the elementary functions rest. Flags belong
     to an instruction, so these stay without inside a kernel that has them; what `inlined` pastes would take them on.
     """
-    return _compile(function, cached=False, fastmath=False, forceinline=True, no_cpython_wrapper=True)
+    return _compile(function, cached=False, fastmath=False, forceinline=True)
 
 
 def serial_twin(function: Callable[..., Any]) -> Any:

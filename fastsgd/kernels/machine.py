@@ -108,26 +108,30 @@ def _make_never_inline() -> Any:
 never_inline = _make_never_inline()
 
 
-@intrinsic
-def _compiled_prefetch(typing, pointer, offset):
-    signature = types.void(pointer, types.intp)
+def _make_prefetch(to_write: int, level: int) -> Any:
+    @intrinsic
+    def prefetch(typing, pointer, offset):
+        signature = types.void(pointer, types.intp)
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
-        function_type = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(function, [address, _I32(1), _I32(3), _I32(1)])
-        return context.get_dummy_value()
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
+            function_type = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
+            function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+            builder.call(function, [address, _I32(to_write), _I32(level), _I32(1)])
+            return context.get_dummy_value()
 
-    return signature, codegen
+        return signature, codegen
+
+    def nothing(pointer: Any, offset: int) -> None:
+        """There is no cache to warm in plain Python."""
+
+    return nothing if config.DISABLE_JIT else prefetch
 
 
-def _plain_prefetch(pointer: Any, offset: int) -> None:
-    """There is no cache to warm in plain Python."""
-
-
-# prefetch(pointer, offset): ask memory for the cache line of an element that will be read soon.
-prefetch = _plain_prefetch if config.DISABLE_JIT else _compiled_prefetch
+# prefetch(pointer, offset): ask memory for the cache line of an element that will soon be read, or written too. What is
+# to be read goes to the second cache: a block of wide rows is more than the first one holds.
+prefetch = _make_prefetch(0, 2)
+prefetch_to_write = _make_prefetch(1, 3)
 
 
 @intrinsic

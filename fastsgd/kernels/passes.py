@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import config
 
 from fastsgd.kernels.activations import (
     LINEAR,
@@ -53,7 +54,7 @@ from fastsgd.kernels.network import (
     zero_panel,
 )
 from fastsgd.kernels.tile import RELU as END_RELU
-from fastsgd.kernels.tile import RELU_GRAD, STORE
+from fastsgd.kernels.tile import RELU_GRAD, STORE, make_dots
 from fastsgd.kernels.tile import SCALE as SCALE_BY
 
 
@@ -103,13 +104,14 @@ def source_rows(source):
 
 @serial
 def _prefetch_rows(rows, width, order, first, m):
-    """Ask memory for rows[order[first:first + m]]. A long row's later lines follow by themselves."""
+    """Ask memory for rows[order[first:first + m]]."""
     never_inline()
+    # So many elements apart there is one in each cache line, of float32; the last may lie in a line of its own.
     for i in range(m):
         at = order[first + i] * width
-        for offset in range(0, min(width, 64), 16):
+        for offset in range(0, width, 16):
             prefetch(rows, at + offset)
-        prefetch(rows, at + min(width, 64) - 1)
+        prefetch(rows, at + width - 1)
 
 
 @inlined
@@ -156,20 +158,42 @@ def take_inputs(arena, x, n_in, order, ordered, position, at, m):
         _standardize(arena.memory, shift, scale, m, n_in, inputs)
 
 
-@serial
-def _dot_forward(a, parameters, kernel, bias, m, n, k, out):
+def _dot_forward_plain(a, parameters, kernel, bias, m, n, k, out):
     """out (m, n) := a (m, k) @ kernel.T + bias, for a kernel stored (n, k): one dot product an output."""
-    never_inline()
     for i in range(m):
-        row = view(a.data, a.start + i * a.row, k)
         for j in range(n):
-            weights = view(parameters, kernel + j * k, k)
-            total = row[0] * 0
+            total = parameters[bias + j] if bias != NO_BIAS else parameters[kernel] * 0
             for p in range(k):
-                total += row[p] * weights[p]
-            if bias != NO_BIAS:
-                total += parameters[bias + j]
+                total += a.data[a.start + i * a.row + p] * parameters[kernel + j * k + p]
             out.data[out.start + i * out.row + j] = total
+
+
+_eight_dots = make_dots(8)
+_two_dots = make_dots(2)
+_one_dot = make_dots(1)
+
+
+def _dot_forward_vectors(a, parameters, kernel, bias, m, n, k, out):
+    """`_dot_forward_plain` with vectors along k, eight rows at a time."""
+    never_inline()
+    for j in range(n):
+        weights = advance(parameters, kernel + j * k)
+        start = parameters[bias + j] if bias != NO_BIAS else weights[0] * 0
+        i = 0
+        while i < m:
+            rows, result = advance(a.data, a.start + i * a.row), advance(out.data, out.start + i * out.row + j)
+            if m - i >= 8:
+                _eight_dots(rows, a.row, weights, k, result, out.row, start)
+                i += 8
+            elif m - i >= 2:
+                _two_dots(rows, a.row, weights, k, result, out.row, start)
+                i += 2
+            else:
+                _one_dot(rows, a.row, weights, k, result, out.row, start)
+                i += 1
+
+
+_dot_forward = serial(_dot_forward_plain if config.DISABLE_JIT else _dot_forward_vectors)
 
 
 @inlined

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fastsgd.kernels.jit import serial
-from fastsgd.kernels.machine import pointer, prefetch
+from fastsgd.kernels.machine import pointer, prefetch, prefetch_to_write
 from fastsgd.kernels.random import encipher, make_cipher, random_below
 
 _TOGETHER = 64  # rows of a gather
@@ -41,7 +41,7 @@ def exchange(window, incoming, out, key, position):
     for i in range(incoming.shape[0]):
         ahead = random_below(key, position + i + _AHEAD, slots) * width
         for offset in range(0, width, per_line):
-            prefetch(flat, ahead + offset)
+            prefetch_to_write(flat, ahead + offset)
         slot = window[random_below(key, position + i, slots)]
         row = incoming[i]
         result = out[i]

@@ -293,6 +293,68 @@ def make_tile(rows: int, vectors: int, ends: tuple[int, ...], *, masked: bool = 
     return tile
 
 
+def _emit_dots(emit: _Emitter, tail: _Emitter, rows: int, operands: tuple[Any, ...]) -> list[Any]:
+    """Vectors whose elements add up to the dot products of `rows` rows with one; `tail` masks what no vector fills."""
+    a, a_row, b, count = operands
+    builder = emit.builder
+    whole = builder.mul(builder.sdiv(count, _I64(emit.lanes)), _I64(emit.lanes))
+    before = builder.block
+    loop, body, done = (builder.append_basic_block(f"dots.{name}") for name in ("loop", "body", "done"))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(_I64)
+    k.add_incoming(_I64(0), before)
+    sums = [builder.phi(emit.vector) for _ in range(rows)]
+    builder.cbranch(builder.icmp_signed("<", k, whole), body, done)
+    builder.position_at_end(body)
+    b_vector = emit.load(emit.at(b, k), 0)
+    for i, total in enumerate(sums):
+        a_vector = emit.load(emit.at(a, builder.mul(a_row, _I64(i)), k), 0)
+        total.add_incoming(emit.zero, before)
+        total.add_incoming(emit.fma(a_vector, b_vector, total), body)
+    k.add_incoming(builder.add(k, _I64(emit.lanes)), body)
+    builder.branch(loop)
+    builder.position_at_end(done)
+    tail.masks = [_lane_mask(builder, emit.lanes, 0, builder.sub(count, whole))]
+    b_vector = tail.load(emit.at(b, whole), 0)
+    starts = [emit.at(a, builder.mul(a_row, _I64(i)), whole) for i in range(rows)]
+    return [emit.fma(tail.load(start, 0), b_vector, total) for start, total in zip(starts, sums, strict=True)]
+
+
+def make_dots(rows: int) -> Any:
+    """An intrinsic for the dot products of some rows with one, vectors along the rows.
+
+    ``dots(a, a_row, b, count, out, out_row, start)``: out[i] := start + sum_k a[i, k] * b[k]; pointers, and strides in
+    elements.
+    """
+
+    @intrinsic
+    def dots(typing, a, a_row, b, count, out, out_row, start):
+        size = types.intp
+        real = a.dtype
+        signature = types.void(a, size, b, size, out, size, real)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            a, a_row, b, count, out, out_row, start = arguments
+            lanes = VECTOR_BYTES // (real.bitwidth // 8)
+            element = context.get_value_type(real)
+            emit, tail = (_Emitter(builder, element, lanes, []) for _ in range(2))
+            sums = _emit_dots(emit, tail, rows, (a, a_row, b, count))
+            name = f"llvm.vector.reduce.fadd.v{lanes}f{real.bitwidth}"
+            add_up = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(element, [element, emit.vector]), name
+            )
+            for i, total in enumerate(sums):
+                # Free to add pair by pair; else it would add one after the other.
+                value = builder.call(add_up, [start, total], fastmath=("reassoc",))
+                builder.store(value, emit.at(out, builder.mul(out_row, _I64(i))))
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return dots
+
+
 def _emit_transpose(builder: Any, rows: list[Any]) -> list[Any]:
     """The transpose of a square of vectors, by swapping the off-diagonal quarters of ever smaller squares."""
     lanes = len(rows)
