@@ -13,7 +13,9 @@ from fastsgd.kernels.machine import fetch_add, give_way, never_inline, pause, re
 
 COUNTERS = 32  # two counters, on cache lines of their own
 _TAKEN, _DONE = 0, 16
-_PAUSES = 2000  # about 20 microseconds, a long task of a small step; then the core is offered to others
+# Of 10 to 20 nanoseconds each. A wait is mostly for the end of another thread's task of some microseconds; to offer the
+# core to others costs more than that, and a thread that waits for a core itself does not get this one sooner.
+_PAUSES = 20_000
 
 
 @inlined
@@ -35,7 +37,6 @@ def wait_for_tasks(counters, count):
     turns = 0
     while read_counter(counters, _DONE) < count:
         turns += 1
-        if turns < _PAUSES:
-            pause()
-        else:
+        pause()
+        if turns % _PAUSES == 0:
             give_way()

@@ -25,6 +25,7 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
 # that pay for starting a thread.
 WORK_WORTH_THREADS = 1_000_000
 _WORK_WORTH_STARTING = 20_000_000
+_RETRY_CALLS = 16
 
 # Numba's workqueue layer aborts the process when two Python threads run parallel code at once. Reentrant, so that no
 # thread waits for itself where a kernel is called from within a region.
@@ -36,6 +37,58 @@ def worth_threads(work: float, steps: float, threads: int) -> int:
     if work < WORK_WORTH_THREADS:
         return 1
     return max(1, min(threads, int(work * steps / _WORK_WORTH_STARTING)))
+
+
+class Pace:
+    """How many threads to use, by what they did so far.
+
+    Threads that meet at the end of every region of every step wait for the slowest, and where something else runs on
+    the cores, fewer may be faster. The results are the same bits for any number, so it may change from call to call.
+
+    Parameters
+    ----------
+    most : int
+        Threads at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._rates: dict[int, float] = {}
+        self._calls_with_fewer = 0
+        self._last: int | None = None
+
+    def threads(self) -> int:
+        """The number for the next call."""
+        untried = self._untried()
+        if untried is not None:
+            return untried
+        best = max(self._rates, key=self._rates.__getitem__)
+        if best < self.most and self._calls_with_fewer >= _RETRY_CALLS:
+            # What disturbed more threads may be over.
+            self._calls_with_fewer = 0
+            return min(self.most, 2 * best)
+        return best
+
+    def _untried(self) -> int | None:
+        """Half of the least number that was tried, as long as fewer threads turned out faster."""
+        if not self._rates:
+            return self.most
+        least = min(self._rates)
+        more = [count for count in self._rates if count > least]
+        if least == 1 or (more and self._rates[min(more)] > self._rates[least]):
+            return None
+        return least // 2
+
+    def did(self, threads: int, work: float, seconds: float) -> None:
+        """What a call on so many threads did: operations, and their time."""
+        rate = work / max(seconds, 1e-9)
+        if self._last is not None:  # the first call of all finds its memory cold
+            # What was seen a while ago no longer counts.
+            self._rates[threads] = (
+                (self._rates[threads] + rate) / 2 if threads == self._last and threads in self._rates else rate
+            )
+        self._last = threads
+        self._calls_with_fewer += threads < self.most
 
 
 def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:

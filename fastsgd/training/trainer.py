@@ -93,6 +93,7 @@ class Trainer:
         self.steps = 0
         self._state: Any = None
         self._none = np.empty(0, model.dtype)
+        self._paces: dict[tuple[int, int], Any] = {}  # by batch size and threads at most
 
     @property
     def optimizer_state(self) -> Any:
@@ -283,14 +284,17 @@ class Trainer:
     def _train(self, slab: Slab, batch_size: int) -> NDArray[np.float64]:
         """One step for each batch of a slab; the mean loss of each."""
         from fastsgd.kernels.step import start_slab, train_worker
-        from fastsgd.kernels.threads import available_threads, share, worth_threads
+        from fastsgd.kernels.threads import Pace, available_threads, share, worth_threads
 
         arguments = self._arguments(slab, batch_size)
         network, state, workspace, losses = *arguments[:3], arguments[-1]
         work = self.model.work_per_row * min(batch_size, len(slab))
-        threads = worth_threads(work, len(losses), available_threads(self.threads))
+        most = min(worth_threads(work, len(losses), available_threads(self.threads)), workspace.workers)
+        pace = self._paces.setdefault((batch_size, most), Pace(most))
+        threads, begin = pace.threads(), time.perf_counter()
         start_slab(network, workspace, state.rates, state.loss_parameters)
-        share(train_worker, min(threads, workspace.workers), *arguments)
+        share(train_worker, threads, *arguments)
+        pace.did(threads, self.model.work_per_row * len(slab), time.perf_counter() - begin)
         self.steps += len(losses)
         return losses  # type: ignore[no-any-return]
 
