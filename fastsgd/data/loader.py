@@ -103,6 +103,8 @@ class Loader:
         self._check_target = check_target
         self._threads = threads
         self._takes_order = takes_order
+        self._batch_size = min(int(batch_size), dataset.n_rows)
+        self._slab_limit = slab_limit
         self._arrays = dataset.held()
         self._arrays_are_checked = False
         columns = dataset.n_features + dataset.n_targets + (dataset.weight_dtype is not None)
@@ -195,17 +197,18 @@ class Loader:
 
         n, key = self.dataset.n_rows, drain_key(self.seed, epoch)
         whole = _where_they_lie(rows, self.dtype) if self._in_place(rows) else None
-        order = np.empty(self.plan.slab_rows if self.shuffle else 0, np.int64)
+        step = self.plan.slab_rows if whole is None else self._rows_in_place()
+        order = np.empty(step if self.shuffle else 0, np.int64)
         slab = self.empty_slab() if whole is None else None
-        for start in range(0, n, self.plan.slab_rows):
-            count = min(self.plan.slab_rows, n - start)
+        for start in range(0, n, step):
+            count = min(step, n - start)
             workers = self._workers(count)
             if self.shuffle:
                 share(fill_order, workers, workers, key, n, start, order[:count])
-            if whole is not None:
+            if slab is None:
+                assert whole is not None
                 yield replace(whole, order=order[:count]) if self.shuffle else whole.rows(start, start + count)
                 continue
-            assert slab is not None
             filled = slab.first(count)
             for source, out in zip(rows, (filled.x, filled.y, filled.weight.reshape(-1, 1)), strict=True):
                 if source is None:
@@ -215,6 +218,13 @@ class Loader:
                 else:
                     np.copyto(out, source[start : start + count], casting="unsafe")
             yield filled
+
+    def _rows_in_place(self) -> int:
+        """Rows of a slab of which only the order is stored, in no more memory than the plan has for slabs."""
+        batches = self.plan.slab_bytes // (8 * self._batch_size)
+        if self._slab_limit is not None:
+            batches = min(batches, self._slab_limit // self._batch_size)
+        return self._batch_size * max(1, batches)
 
     def _in_place(self, rows: Rows) -> bool:
         """Whether the consumer can take the rows where they lie: targets and weights are copied if they must be."""

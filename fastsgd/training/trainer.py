@@ -27,6 +27,7 @@ Data = Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, Array
 
 # A slab is at most about a tenth of a second of work on a slow core, so that signals and progress stay live.
 _SLAB_WORK = 2e9
+_OPERATIONS_A_BYTE = 4  # that a core does while it reads a byte from memory
 _EVALUATION_BATCH = 8192
 
 
@@ -249,10 +250,17 @@ class Trainer:
             batch_size=batch_size,
             dtype=self.model.dtype,
             check_target=target_check(self.loss, self.model),
-            slab_limit=max(1, int(_SLAB_WORK / self.model.work_per_row) * available_threads(self.threads)),
+            slab_limit=max(1, int(_SLAB_WORK / self._cost_per_row) * available_threads(self.threads)),
             threads=self.threads,
             takes_order=True,
             **options,
+        )
+
+    @property
+    def _cost_per_row(self) -> float:
+        """Time of a row on one thread, in floating-point operations: at least that of bringing it from memory."""
+        return max(
+            self.model.work_per_row, _OPERATIONS_A_BYTE * self.model.dtype.itemsize * self.model.network.layers[0, 0]
         )
 
     def _arguments(self, slab: Slab, batch_size: int) -> tuple[Any, ...]:
@@ -288,13 +296,13 @@ class Trainer:
 
         arguments = self._arguments(slab, batch_size)
         network, state, workspace, losses = *arguments[:3], arguments[-1]
-        work = self.model.work_per_row * min(batch_size, len(slab))
+        work = self._cost_per_row * min(batch_size, len(slab))
         most = min(worth_threads(work, len(losses), available_threads(self.threads)), workspace.workers)
         pace = self._paces.setdefault((batch_size, most), Pace(most))
         threads, begin = pace.threads(), time.perf_counter()
         start_slab(network, workspace, state.rates, state.loss_parameters)
         share(train_worker, threads, *arguments)
-        pace.did(threads, self.model.work_per_row * len(slab), time.perf_counter() - begin)
+        pace.did(threads, self._cost_per_row * len(slab), time.perf_counter() - begin)
         self.steps += len(losses)
         return losses  # type: ignore[no-any-return]
 
