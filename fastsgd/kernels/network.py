@@ -29,6 +29,7 @@ _LINE = 16  # parameters start on multiples of this many elements, so on cache l
 # Columns of the table of packed kernels: where a layer's strips start, and how far they are apart.
 FORWARD, FORWARD_STRIP, BACKWARD, BACKWARD_STRIP = range(4)
 NOT_PACKED = -1
+_FAR_ROWS = 4096  # bytes from row to row of a kernel from which forward products read it packed
 DOT_OUTPUTS = 2  # up to so many outputs are dot products with the kernel as it is stored
 
 # Columns of the table of weight tasks: a layer, and a rectangle of its kernel as it is stored (ALL_BIAS: its bias).
@@ -183,7 +184,9 @@ def block_rows(n_parameters):
     """Rows that go through all layers together while they are in cache. Small networks have small blocks, which spread
     evenly; kernels that fill the cache are read once a block, so larger ones pay."""
     rows = 16 if TILE_ROWS <= 6 else 2 * TILE_ROWS
-    return rows if n_parameters < 2**17 else 2 * rows
+    if n_parameters >= 2**21:
+        return 4 * rows
+    return 2 * rows if n_parameters >= 2**17 else rows
 
 
 @small
@@ -240,7 +243,16 @@ def _weight_tasks(layers, width):
 
 
 @inlined
-def _panel_table(layers, width):
+def _read_as_stored(row, like, width):
+    """Whether forward products can read a kernel and its bias in the parameters themselves: what follows a row may be
+    read with its last strip, and rows are so near to each other that neither cache sets nor page tables run short."""
+    n_in, n_out = row[N_IN], row[N_OUT]
+    end = max(row[KERNEL] + n_in * n_out, row[BIAS_START] + n_out)
+    return not row[TRANSPOSED] and n_out * like.itemsize < _FAR_ROWS and end + width <= like.size
+
+
+@inlined
+def _panel_table(layers, like, width):
     """Where the packed kernels lie, and how many elements they are."""
     panels = np.empty((layers.shape[0], 4), np.int64)
     end = 0
@@ -248,7 +260,7 @@ def _panel_table(layers, width):
         n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
         for column in range(4):
             panels[layer, column] = NOT_PACKED
-        if n_out > DOT_OUTPUTS:
+        if n_out > DOT_OUTPUTS and not _read_as_stored(layers[layer], like, width):
             panels[layer, FORWARD], panels[layer, FORWARD_STRIP] = end, (n_in + 1) * width
             end += (n_out + width - 1) // width * (n_in + 1) * width
         if layer > 0:
@@ -299,7 +311,7 @@ def make_workspace(network, max_rows):
     rows = max(_GROUPED_BATCH, groups * own) if groups > 0 else max(max_rows, block)
     workers = max(1, min(MAX_THREADS, rows // own))
     layout, row_elements = _layout_table(layers, rows, like)
-    panels, packed = _panel_table(layers, width)
+    panels, packed = _panel_table(layers, like, width)
     tasks = _weight_tasks(layers, width)
     numbers = np.zeros(_TABLES + layers.size + layout.size + panels.size + tasks.size, np.int64)
     at = _put_table(numbers, LAYERS, _TABLES, layers)

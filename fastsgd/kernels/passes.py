@@ -35,6 +35,7 @@ from fastsgd.kernels.network import (
     N_LAYERS,
     N_OUT,
     NO_BIAS,
+    NOT_PACKED,
     ONE,
     OUTPUTS,
     PACKED,
@@ -209,9 +210,16 @@ def _layer_sums(arena, layer, at, m, activation):
         return activation
     width = strip_width(arena.memory)
     zero = arena.memory[arena.numbers[ZEROS]]
-    start, strip = arena.numbers[PACKED] + panel_field(arena, layer, FORWARD), panel_field(arena, layer, FORWARD_STRIP)
-    kernel = Panel(arena.memory, start + width, width, strip)
-    bias = Panel(arena.memory, start, 0, strip)
+    strip = panel_field(arena, layer, FORWARD_STRIP)
+    if strip == NOT_PACKED:
+        kernel = Panel(arena.parameters, layer_field(arena, layer, KERNEL), n, width)
+        bias = zero_panel(arena)
+        if layer_field(arena, layer, BIAS_START) != NO_BIAS:
+            bias = Panel(arena.parameters, layer_field(arena, layer, BIAS_START), 0, width)
+    else:
+        start = arena.numbers[PACKED] + panel_field(arena, layer, FORWARD)
+        kernel = Panel(arena.memory, start + width, width, strip)
+        bias = Panel(arena.memory, start, 0, strip)
     mode = END_RELU if activation == RELU else STORE
     multiply_rows(a, kernel, out, m, n, k, Ending(mode, bias, out, zero, zero))
     return LINEAR if activation == RELU else activation

@@ -66,11 +66,11 @@ class _Emitter:
         letter = "f32" if self.size == 4 else "f64"
         self._suffix = f"v{lanes}{letter}"
 
-    def _function(self, name: str, result: Any, arguments: list[Any]) -> Any:
+    def function(self, name: str, result: Any, arguments: list[Any]) -> Any:
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        function = self._function(f"llvm.fma.{self._suffix}", self.vector, [self.vector] * 3)
+        function = self.function(f"llvm.fma.{self._suffix}", self.vector, [self.vector] * 3)
         return self.builder.call(function, [a, b, c])
 
     def at(self, pointer: Any, *offsets: Any) -> Any:
@@ -92,7 +92,7 @@ class _Emitter:
         if not self.masks:
             return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
         mask = self.masks[j]
-        function = self._function(
+        function = self.function(
             f"llvm.masked.load.{self._suffix}.p0", self.vector, [pointer.type, _I32, mask.type, self.vector]
         )
         return self.builder.call(function, [pointer, _I32(self.size), mask, self.zero])
@@ -103,7 +103,7 @@ class _Emitter:
             self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
             return
         mask = self.masks[j]
-        function = self._function(
+        function = self.function(
             f"llvm.masked.store.{self._suffix}.p0", ir.VoidType(), [self.vector, pointer.type, _I32, mask.type]
         )
         self.builder.call(function, [value, pointer, _I32(self.size), mask])
@@ -127,6 +127,18 @@ def _emit_start(emit: _Emitter, shape: tuple[int, int], init: Any, init_row: Any
         row = emit.at(init, emit.builder.mul(init_row, _I64(i)))
         start.append([emit.load(emit.at(row, _I64(j * emit.lanes)), j) for j in range(vectors)])
     return start
+
+
+def _emit_prefetches(emit: _Emitter, shape: tuple[int, int], c: Any, c_row: Any) -> None:
+    """Ask for the lines that the tile will end in: they are far where a kernel is larger than the cache."""
+    rows, vectors = shape
+    builder = emit.builder
+    for i in range(rows):
+        row = emit.at(c, builder.mul(c_row, _I64(i)))
+        for first in range(0, vectors * VECTOR_BYTES, 64):
+            address = builder.bitcast(emit.at(row, _I64(first // emit.size)), ir.IntType(8).as_pointer())
+            prefetch = emit.function("llvm.prefetch.p0", ir.VoidType(), [address.type, _I32, _I32, _I32])
+            builder.call(prefetch, [address, _I32(1), _I32(3), _I32(1)])
 
 
 def _emit_products(
@@ -283,6 +295,8 @@ def make_tile(rows: int, vectors: int, ends: tuple[int, ...], *, masked: bool = 
             lanes = VECTOR_BYTES // (real.bitwidth // 8)
             masks = [_lane_mask(builder, lanes, j * lanes, columns) for j in range(vectors)] if masked else []
             emit = _Emitter(builder, element, lanes, masks)
+            if UPDATE in ends:
+                _emit_prefetches(emit, (rows, vectors), c, c_row)
             start = _emit_start(emit, (rows, vectors), init, init_row)
             acc = _emit_products(emit, (rows, vectors), start, (a, a_row, a_k, b, b_k, count))
             _emit_end(emit, acc, mode, ends, (c, c_row, aux, aux_row), (alpha, beta))
@@ -370,6 +384,22 @@ def _emit_transpose(builder: Any, rows: list[Any]) -> list[Any]:
                 rows[i + half] = builder.shuffle_vector(*pair, ir.Constant(vector, lower))
         half //= 2
     return rows
+
+
+@intrinsic
+def copy_strip_row(typing, source, out):
+    """Copy as many elements as a tile has columns; pointers."""
+    real = source.dtype
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = VECTOR_BYTES // (real.bitwidth // 8)
+        emit = _Emitter(builder, context.get_value_type(real), lanes, [])
+        source, out = arguments
+        for j in range(TILE_VECTORS):
+            emit.store(emit.load(emit.at(source, _I64(j * lanes)), 0), emit.at(out, _I64(j * lanes)), 0)
+        return context.get_dummy_value()
+
+    return types.void(source, out), codegen
 
 
 @intrinsic

@@ -52,7 +52,7 @@ from fastsgd.kernels.network import (
     task_field,
     zero_panel,
 )
-from fastsgd.kernels.tile import MOMENTUM, STORE, UPDATE, transpose_square
+from fastsgd.kernels.tile import MOMENTUM, STORE, UPDATE, copy_strip_row, transpose_square
 from fastsgd.kernels.updates import momentum_update_serial, nesterov_update_serial, sgd_update_serial
 
 _WORTH_PACKING = 128  # columns of a rectangle from which copying its inputs together pays
@@ -92,20 +92,34 @@ def _copy_across_squares(parameters, start, stored, rectangle, packed, place):
 _copy_across = serial(_copy_across_plain if config.DISABLE_JIT else _copy_across_squares)
 
 
-@serial
-def _copy_along(parameters, start, stored, rectangle, packed, place):
+def _copy_along_plain(parameters, start, stored, rectangle, packed, place):
     """Rows of a stored kernel's rectangle become rows of packed strips."""
-    never_inline()
     first, last, left, right = rectangle
     at, strip = place
     width = strip_width(packed)
     for r in range(first, last):
-        for c in range(left, right, width):
-            size = min(width, right - c)
-            source = view(parameters, start + r * stored + c, size)
-            result = view(packed, at + c // width * strip + r * width, size)
-            for k in range(size):
-                result[k] = source[k]
+        for c in range(left, right):
+            packed[at + c // width * strip + r * width + c % width] = parameters[start + r * stored + c]
+
+
+def _copy_along_strips(parameters, start, stored, rectangle, packed, place):
+    """`_copy_along_plain` by whole rows of strips, and element by element at the edge."""
+    never_inline()
+    first, last, left, right = rectangle
+    at, strip = place
+    width = strip_width(packed)
+    for c in range(left, right, width):
+        source, out = start + c, at + c // width * strip
+        if c + width <= right:
+            for r in range(first, last):
+                copy_strip_row(advance(parameters, source + r * stored), advance(packed, out + r * width))
+        else:
+            for r in range(first, last):
+                for k in range(right - c):
+                    packed[out + r * width + k] = parameters[source + r * stored + k]
+
+
+_copy_along = serial(_copy_along_plain if config.DISABLE_JIT else _copy_along_strips)
 
 
 @small
