@@ -259,9 +259,8 @@ class Trainer:
     @property
     def _cost_per_row(self) -> float:
         """Time of a row on one thread, in floating-point operations: at least that of bringing it from memory."""
-        return max(
-            self.model.work_per_row, _OPERATIONS_A_BYTE * self.model.dtype.itemsize * self.model.network.layers[0, 0]
-        )
+        row_bytes = self.model.dtype.itemsize * int(self.model.network.layers[0, 0])
+        return float(max(self.model.work_per_row, _OPERATIONS_A_BYTE * row_bytes))
 
     def _arguments(self, slab: Slab, batch_size: int) -> tuple[Any, ...]:
         """What a worker takes after its number; the last holds the losses afterwards."""
