@@ -6,8 +6,8 @@ import pytest
 from fastsgd.data.order import as_seed, block_order, drain_key, exchange_key, split_order
 from fastsgd.errors import DataError
 from fastsgd.kernels.random import permutation, permuted, random_below, random_bits, stream_key
-from fastsgd.kernels.rows import exchange, first_nonfinite, gather, gather_serial
-from fastsgd.kernels.threads import parallel_region
+from fastsgd.kernels.rows import exchange, fill_order, first_nonfinite, gather
+from fastsgd.kernels.threads import share
 
 WORD = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -143,15 +143,18 @@ def test_exchange_is_the_plain_loop(stored, out, width):
 
 
 @pytest.mark.parametrize("start", [0, 37])
-def test_gather_brings_the_rows_of_the_permutation(start):
+@pytest.mark.parametrize(("stored", "out"), [("f4", "f4"), ("f8", "f4"), ("u1", "f8")])
+def test_gather_brings_the_rows_of_the_permutation(start, stored, out):
+    """In any number of parts, also more than there are rows, on as many threads."""
     key, rows = drain_key(1, 2), 500
-    source = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
-    serial, spread = np.empty((200, 4), np.float32), np.empty((200, 4), np.float32)
-    gather_serial(source, key, start, serial)
-    with parallel_region(2):
-        gather(source, key, start, spread)
-    assert np.array_equal(serial, source[permutation(key, rows)[start : start + 200]])
-    assert np.array_equal(serial, spread)
+    source = (np.arange(rows * 37) % 251).reshape(rows, 37).astype(stored)
+    wanted = permutation(key, rows)[start : start + 200]
+    for parts in (1, 2, 3, 64, 201):
+        order, found = np.full(200, -1), np.full((200, 37), -1, out)
+        share(fill_order, parts, parts, key, rows, start, order)
+        np.testing.assert_array_equal(order, wanted)
+        share(gather, parts, parts, source, order, found)
+        np.testing.assert_array_equal(found, source[wanted])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

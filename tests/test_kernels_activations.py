@@ -3,12 +3,12 @@
 import naive
 import numpy as np
 import pytest
+from numba import njit
+from products import make_matrix
 
 import fastsgd as fs
 from fastsgd import kernels
-from fastsgd.kernels.activations import activate, activate_with_slope, activation_grad, has_slope, scale_rows
-from fastsgd.kernels.matmul import Matrix
-from fastsgd.kernels.network import make_workspace
+from fastsgd.kernels import activations, network
 from fastsgd.model.layers import ACTIVATIONS
 
 SHAPES = [(1, 1), (3, 1), (2, 5), (5, 16), (4, 33), (1, 1000)]
@@ -17,12 +17,37 @@ NO_OUTPUT = {"gelu", "silu"}  # no slope from the output
 
 
 def rows_of(array, spare=3):
-    """A copy of the array with NaN around it, as a view and as a Matrix."""
+    """A copy of the array with NaN around it, as a view and as [memory, where its Matrix lies]."""
     m, n = array.shape
     memory = np.full((m + 1) * (n + spare), np.nan, array.dtype)
     view = memory[spare : spare + m * (n + spare)].reshape(m, n + spare)[:, :n]
     view[...] = array
-    return view, Matrix(memory, spare, n + spare, 1)
+    return view, (memory, (spare, n + spare, 1))
+
+
+@njit
+def activate(code, z, m, n):
+    activations.activate(code, make_matrix(*z), m, n)
+
+
+@njit
+def activate_with_slope(code, z, slope, m, n):
+    activations.activate_with_slope(code, make_matrix(*z), make_matrix(*slope), m, n)
+
+
+@njit
+def activation_grad(code, out, grad, m, n):
+    activations.activation_grad(code, make_matrix(*out), make_matrix(*grad), m, n)
+
+
+@njit
+def scale_rows(grad, slope, m, n):
+    activations.scale_rows(make_matrix(*grad), make_matrix(*slope), m, n)
+
+
+@njit
+def has_slope(code):
+    return activations.has_slope(code)
 
 
 def test_codes_are_those_of_the_layers():
@@ -40,10 +65,10 @@ def test_values_and_slopes(name, dtype):
         grad = rng.standard_normal((m, n)).astype(dtype)
         wanted_grad = naive.activation_grad(name, z.astype(float), grad.astype(float))
         out, out_rows = rows_of(z)
-        around = np.isnan(out_rows.data).sum()
+        around = np.isnan(out_rows[0]).sum()
         activate(code, out_rows, m, n)
         np.testing.assert_allclose(out, wanted, rtol=tolerance, atol=tolerance / 10)
-        assert np.isnan(out_rows.data).sum() == around, "wrote outside the rows"
+        assert np.isnan(out_rows[0]).sum() == around, "wrote outside the rows"
         again, again_rows = rows_of(z)
         slope, slope_rows = rows_of(np.full_like(z, 7))
         activate_with_slope(code, again_rows, slope_rows, m, n)
@@ -115,4 +140,7 @@ def test_training_a_network(name):
 def test_slopes_take_memory_only_where_they_are_needed():
     for name in ACTIVATIONS:
         model = fs.Sequential([fs.Dense(4, "relu"), fs.Dense(3, name)], input_dim=2)
-        assert (make_workspace(model.network, 8).slopes.size > 0) == has_slope(ACTIVATIONS[name]), name
+        numbers = kernels.make_workspace(model.network, 8).numbers
+        size = numbers[network.TARGETS] - numbers[network.SLOPES]  # they lie one after the other
+        outputs = numbers[network.DELTAS] - numbers[network.OUTPUTS]
+        assert size == (outputs if has_slope(ACTIVATIONS[name]) else 0), name

@@ -7,12 +7,15 @@ import sys
 import naive
 import numpy as np
 import pytest
+from numba import njit
+from products import make_matrix
 
 import fastsgd as fs
 from fastsgd import kernels
 from fastsgd.errors import DataError, ModelError
-from fastsgd.kernels.losses import loss_rows, loss_sum, takes_raw_outputs
-from fastsgd.kernels.matmul import Matrix
+from fastsgd.kernels import losses
+from fastsgd.kernels.losses import LOSS_SCRATCH, loss_sum
+from fastsgd.kernels.machine import pointer
 from fastsgd.training.losses import LOSSES
 
 # A loss as the reference takes it, (name, a, b), and what its user writes.
@@ -47,17 +50,32 @@ def targets(name, rng, m, n):
     return y.round() if name in LABELS else y
 
 
+@njit
+def loss_rows(code, parameters, z, target, weight, m, n, scale, grad, scratch):
+    matrices = make_matrix(*z), make_matrix(*target), make_matrix(*weight)
+    place = pointer(scratch, 0)
+    return losses.loss_rows(code, pointer(parameters, 0), *matrices, m, n, scale, make_matrix(*grad), place)
+
+
+@njit
+def takes_raw_outputs(code):
+    return losses.takes_raw_outputs(code)
+
+
 def matrix(array):
-    return Matrix(array.reshape(-1), 0, array.shape[1], 1)
+    return array.reshape(-1), (0, array.shape[1], 1)
 
 
 def found_by(code, parameters, z, y, weight):
     """Sum of the losses, and gradient, with two columns to spare around the gradient."""
     m, n = z.shape
     memory = np.full((m, n + 2), 7, z.dtype)
-    grad = Matrix(memory.reshape(-1), 1, n + 2, 1)
-    total = loss_rows(code, parameters, matrix(z), matrix(y), matrix(weight[:, None]), m, n, z.dtype.type(0.5), grad)
+    scratch = np.full(LOSS_SCRATCH + 1, 7, z.dtype)
+    matrices = matrix(z), matrix(y), matrix(weight[:, None])
+    grad = memory.reshape(-1), (1, n + 2, 1)
+    total = loss_rows(code, parameters, *matrices, m, n, z.dtype.type(0.5), grad, scratch)
     assert (memory[:, [0, -1]] == 7).all(), "wrote outside the gradient"
+    assert scratch[-1] == 7, "wrote beyond the scratch memory"
     return total, memory[:, 1:-1]
 
 

@@ -4,9 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+from numba import njit
+from products import KERNELS, expected, rows_stored, strips_stored, view_of, width_of
 
 from fastsgd.kernels import tile
-from fastsgd.kernels.matmul import Ending, Matrix, multiply, multiply_plain
+from fastsgd.kernels.machine import lanes_of, pointer
+from fastsgd.kernels.weights import _copy_across, _copy_along
 
 SHAPES = [
     (1, 1, 1),
@@ -19,86 +22,168 @@ SHAPES = [
     (25, 33, 3),
     (12, 8, 70),
 ]
-MODES = [tile.STORE, tile.BIAS, tile.BIAS_RELU, tile.RELU_GRAD, tile.UPDATE, tile.MOMENTUM, tile.NESTEROV]
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 22, 24, 25, 29, 34, 37, 51)  # all ways to cut them
+ALL_MODES = sorted({*tile.ROW_ENDS, *tile.WEIGHT_ENDS})
+RATES = 0.25, 0.875
+NO_PANEL = 0, 0, 0
 
 
-def expected(mode, a, b, c, aux, alpha, beta):
-    """(c, aux) after the product, in float64."""
-    product = a.astype(float) @ b.astype(float)
-    c, aux = c.astype(float), aux.astype(float)
-    velocity = beta * aux - alpha * product
-    return {
-        tile.STORE: lambda: (product, aux),
-        tile.BIAS: lambda: (product + aux, aux),
-        tile.BIAS_RELU: lambda: (np.maximum(product + aux, 0), aux),
-        tile.RELU_GRAD: lambda: (np.where(aux > 0, product, 0), aux),
-        tile.UPDATE: lambda: (c - alpha * product, aux),
-        tile.MOMENTUM: lambda: (c + velocity, velocity),
-        tile.NESTEROV: lambda: (c + beta * velocity - alpha * product, velocity),
-    }[mode]()
+def drawn(rng, dtype, *shapes):
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
-def padded(array, spare):
-    """The array inside a larger flat one, and the Matrix that says where; what lies around is NaN."""
-    rows, columns = array.shape
-    memory = np.full((rows + 2) * (columns + spare) + 3, np.nan, array.dtype)
-    inside = memory[3 : 3 + rows * (columns + spare)].reshape(rows, columns + spare)
-    inside[:, :columns] = array
-    return inside[:, :columns], Matrix(memory, 3, columns + spare, 1)
+def check(found, wanted, dtype, k, about):
+    tolerance = (1e-5 if dtype == np.float32 else 1e-13) * k
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance, err_msg=str(about))
 
 
-@pytest.mark.parametrize("kernel", [multiply, multiply_plain])
+@pytest.mark.parametrize("kernel", ["multiply", "multiply_plain"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spare", [0, 5])
 def test_every_mode_and_shape(kernel, dtype, spare):
-    rng = np.random.default_rng(0)
-    tolerance = 1e-5 if dtype == np.float32 else 1e-13
-    for (m, n, k), mode in itertools.product(SHAPES, MODES):
-        a, b, c, aux = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (m, n), (m, n)))
-        alpha, beta = dtype(0.25), dtype(0.875)
-        if mode in (tile.BIAS, tile.BIAS_RELU):
-            aux = np.ascontiguousarray(np.broadcast_to(aux[:1], (m, n)))
-        wanted, wanted_aux = expected(mode, a, b, c, aux, 0.25, 0.875)
-        _, a_matrix = padded(a.T, spare)  # read down its columns, as for gradients
-        _, b_matrix = padded(b, spare)
-        c_view, c_matrix = padded(c, spare)
-        aux_view, aux_matrix = padded(aux, spare)
-        if mode in (tile.BIAS, tile.BIAS_RELU):
-            aux_matrix = Matrix(aux_matrix.data, aux_matrix.start, 0, 1)
-        around = np.isnan(c_matrix.data).sum()
-        a_matrix = Matrix(a_matrix.data, a_matrix.start, 1, a_matrix.row)
-        kernel(a_matrix, b_matrix, c_matrix, m, n, k, Ending(mode, aux_matrix, alpha, beta))
-        np.testing.assert_allclose(c_view, wanted, rtol=tolerance * k, atol=tolerance * k)
-        np.testing.assert_allclose(aux_view, wanted_aux, rtol=tolerance * k, atol=tolerance * k)
-        assert np.isnan(c_matrix.data).sum() == around, "wrote outside the matrix"
+    """Products for gradients touch no column beyond the last."""
+    rng, width = np.random.default_rng(0), width_of(dtype)
+    modes = tile.WEIGHT_ENDS if kernel == "multiply" else ALL_MODES
+    for (m, n, k), mode, start in itertools.product(SHAPES, modes, ("zero", "row", "rows")):
+        a, b, init, c, aux = drawn(rng, dtype, (m, k), (k, n), (m, n), (m, n), (m, n))
+        if start == "zero":
+            init[:] = 0
+            init_stored = np.zeros(8 * width, dtype), NO_PANEL
+        elif start == "row":
+            init[:] = init[0]
+            memory, (first, _, _) = rows_stored(init[:1], 0)
+            init_stored = memory, (first, 0, width)
+        else:
+            memory, (first, row, _) = rows_stored(init, spare)
+            init_stored = memory, (first, row, width)
+        down, (first, row, _) = rows_stored(a.T, spare)  # read down its columns, as for gradients
+        a_stored = down, (first, 1, row)
+        b_memory, (first, row, _) = rows_stored(b, spare)
+        stored = [a_stored, (b_memory, (first, row, width)), init_stored, rows_stored(c, spare), rows_stored(aux, spare)]
+        around = [np.isnan(memory).sum() for memory, _ in stored]
+        rates = dtype(RATES[0]), dtype(RATES[1])
+        KERNELS[kernel](mode, *zip(*stored, strict=True), (m, n, k), rates)
+        found = view_of(stored[3], m, n), view_of(stored[4], m, n)
+        check(found, expected(mode, a, b, init, c, aux, *RATES), dtype, k, (m, n, k, mode, start))
+        assert [np.isnan(memory).sum() for memory, _ in stored] == around, "wrote outside the matrix"
 
 
-@pytest.mark.parametrize("kernel", [multiply, multiply_plain])
-def test_nan_and_infinity_survive_relu(kernel):
+@pytest.mark.parametrize("kernel", ["multiply_rows", "multiply_plain"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_in_every_mode_and_shape(kernel, dtype):
+    """Products for rows write whole strips, half ones in half tiles, and nothing beyond."""
+    rng, width = np.random.default_rng(1), width_of(dtype)
+    columns = {1, 3, width // 2, width // 2 + 1, width - 1, width, width + 1, 2 * width + width // 2, 3 * width}
+    rates = dtype(0), dtype(0)
+    for m, n in itertools.product(ROWS, sorted(columns)):
+        for mode, k, one_init in itertools.product(tile.ROW_ENDS, (1, 7), (True, False)):
+            a, b, init, c, aux = drawn(rng, dtype, (m, k), (k, n), (m, n), (m, n), (m, n))
+            init_memory, (first, row, strip) = strips_stored(init[:1] if one_init else init, spare=3)
+            if one_init:
+                init[:], row = init[0], 0
+            stored = [
+                rows_stored(a, 2),
+                strips_stored(b, spare=4),
+                (init_memory, (first, row, strip)),
+                rows_stored(c, 3, whole_strips=True),
+                rows_stored(aux, 1, whole_strips=True),
+            ]
+            around = [np.isnan(memory).sum() for memory, _ in stored]
+            KERNELS[kernel](mode, *zip(*stored, strict=True), (m, n, k), rates)
+            found = view_of(stored[3], m, n), view_of(stored[4], m, n)
+            check(found, expected(mode, a, b, init, c, aux, 0, 0), dtype, k, (m, n, k, mode, one_init))
+            assert [np.isnan(memory).sum() for memory, _ in stored] == around, "wrote outside the rows"
+
+
+@pytest.mark.parametrize("kernel", ["multiply_rows", "multiply_plain"])
+@pytest.mark.parametrize("columns", [1, 16])
+def test_nan_and_infinity_survive_relu(kernel, columns):
     a = np.array([np.nan, np.inf, -np.inf, -1.0, 2.0], np.float32).reshape(5, 1)
-    b, out = np.ones((1, 1), np.float32), np.zeros((5, 1), np.float32)
-    bias = Matrix(np.zeros(1, np.float32), 0, 0, 1)
-    column = Matrix(out.reshape(-1), 0, 1, 1)
-    ending = Ending(tile.BIAS_RELU, bias, np.float32(0), np.float32(0))
-    kernel(Matrix(a.reshape(-1), 0, 1, 1), Matrix(b.reshape(-1), 0, 1, 1), column, 5, 1, 1, ending)
-    np.testing.assert_array_equal(out[:, 0], [np.nan, np.inf, 0, 0, 2])
+    stored = [
+        rows_stored(a, 0),
+        strips_stored(np.ones((1, columns), np.float32)),
+        (np.zeros(256, np.float32), NO_PANEL),
+        rows_stored(np.zeros((5, columns), np.float32), 0, whole_strips=True),
+        rows_stored(np.zeros((5, columns), np.float32), 0, whole_strips=True),
+    ]
+    KERNELS[kernel](tile.RELU, *zip(*stored, strict=True), (5, columns, 1), (np.float32(0), np.float32(0)))
+    out = view_of(stored[3], 5, columns)
+    np.testing.assert_array_equal(out, np.repeat([[np.nan], [np.inf], [0], [0], [2]], columns, axis=1))
 
 
 def test_a_sum_does_not_depend_on_its_tile():
-    """Each accumulator is one chain in the order of k: rows and columns may be cut anywhere."""
-    rng = np.random.default_rng(1)
-    a, b = rng.standard_normal((23, 300)).astype(np.float32), rng.standard_normal((300, 41)).astype(np.float32)
+    """Each accumulator is one chain in the order of k: rows and columns may be cut anywhere, for rows and gradients."""
+    rng, width = np.random.default_rng(1), width_of(np.float32)
+    a, b = drawn(rng, np.float32, (23, 300), (300, 41))
+    zeros, rates = (np.zeros(8 * width, np.float32), NO_PANEL), (np.float32(0), np.float32(0))
 
-    def product(m, n, i, j):
-        out = np.zeros((23, 41), np.float32)
-        c = Matrix(out.reshape(-1), i * 41 + j, 41, 1)
-        ending = Ending(tile.STORE, c, np.float32(0), np.float32(0))
-        multiply(Matrix(a.reshape(-1), i * 300, 300, 1), Matrix(b.reshape(-1), j, 41, 1), c, m, n, 300, ending)
+    def product(kernel, m, n, i, j):
+        out = np.zeros((23, 41 + width), np.float32)
+        c = out.reshape(-1), (i * (41 + width) + j, 41 + width, 1)
+        right = b.reshape(-1), (j, 41, width)
+        if kernel == "multiply_rows":
+            right = strips_stored(b[:, j : j + n])
+        stored = [(a.reshape(-1), (i * 300, 300, 1)), right, zeros, c, c]
+        KERNELS[kernel](tile.STORE, *zip(*stored, strict=True), (m, n, 300), rates)
         return out[i : i + m, j : j + n]
 
-    whole = product(23, 41, 0, 0)
-    for m, n, i, j in [(1, 1, 22, 40), (5, 7, 3, 11), (23, 1, 0, 16), (1, 41, 9, 0), (6, 16, 17, 25)]:
-        np.testing.assert_array_equal(product(m, n, i, j), whole[i : i + m, j : j + n])
+    whole = product("multiply", 23, 41, 0, 0)
+    for kernel in ("multiply", "multiply_rows"):
+        for m, n, i, j in [(23, 41, 0, 0), (1, 1, 22, 40), (5, 7, 3, 11), (23, 1, 0, 16), (1, 41, 9, 0), (6, 16, 17, 25)]:
+            if kernel == "multiply" or i + m < 23:  # whole strips: of the last row they would end beyond the memory
+                np.testing.assert_array_equal(product(kernel, m, n, i, j), whole[i : i + m, j : j + n])
+
+
+@njit
+def transpose(source, source_row, out, out_row):
+    tile.transpose_square(pointer(source, 0), source_row, pointer(out, 0), out_row)
+
+
+@njit
+def lanes(like):
+    return lanes_of(pointer(like, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_transpose_of_a_square(dtype):
+    side = lanes(np.zeros(1, dtype))
+    source = np.arange((side + 3) * side, dtype=dtype).reshape(side, side + 3)
+    out = np.full((side, side + 5), -1, dtype)
+    transpose(source, side + 3, out, side + 5)
+    np.testing.assert_array_equal(out[:, :side], source[:, :side].T)
+    assert (out[:, side:] == -1).all()
+
+
+@njit
+def copy_to_strips(parameters, start, stored, rectangle, across, across_place, along, along_place):
+    _copy_across(pointer(parameters, 0), start, stored, rectangle, pointer(across, 0), across_place)
+    _copy_along(pointer(parameters, 0), start, stored, rectangle, pointer(along, 0), along_place)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (48, 16), (50, 37), (97, 64), (16, 100), (130, 19)])
+def test_a_kernel_is_copied_to_its_strips(shape, dtype):
+    """Rectangle by rectangle, along and across, and nothing but them."""
+    rows, columns = shape
+    width = width_of(dtype)
+    kernel = np.random.default_rng(2).standard_normal(shape).astype(dtype)
+    parameters = np.concatenate([np.full(7, np.nan, dtype), kernel.reshape(-1), np.full(7, np.nan, dtype)])
+    places = [(5, -(-end // width), other) for end, other in ((rows, columns), (columns, rows))]
+    memories = [np.full(5 + strips * long * width + 2, -1, dtype) for _, strips, long in places]
+    heads = [(at, long * width) for at, _, long in places]
+    for top, left in itertools.product(range(0, rows, 48), range(0, columns, 2 * width)):
+        rectangle = top, min(rows, top + 48), left, min(columns, left + 2 * width)
+        copy_to_strips(parameters, 7, columns, rectangle, memories[0], heads[0], memories[1], heads[1])
+    for memory, (at, strips, long), wanted in zip(memories, places, (kernel.T, kernel), strict=True):
+        filled = np.full((long, strips * width), -1, dtype)
+        filled[:, : wanted.shape[1]] = wanted
+        for strip in range(strips):
+            start = at + strip * long * width
+            found = memory[start : start + long * width].reshape(long, width)
+            np.testing.assert_array_equal(found, filled[:, strip * width : (strip + 1) * width])
+        assert (memory[:at] == -1).all()
+        assert (memory[-2:] == -1).all()
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,33 @@ def test_a_users_cached_function_is_answered_from_its_cache(tmp_path):
     assert [hits for _, hits in runs] == ["0", "1"]
 
 
+_PARALLEL = """
+import sys
+import numpy as np
+from numba import njit
+from fastsgd import kernels
+
+@njit(cache=True)
+def mine(param, grad):
+    kernels.sgd_update(param, grad, 0.5)
+
+param = np.ones(3)
+(mine if len(sys.argv) > 1 else lambda *pair: kernels.sgd_update(*pair, 0.5))(param, np.ones(3))
+print(*param)
+"""
+
+
+def test_a_users_cached_function_may_call_a_parallel_kernel_from_the_cache(tmp_path):
+    """Numba's threads must have started, though neither of the two is compiled in the process."""
+    script = tmp_path / "mine.py"
+    script.write_text(_PARALLEL)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for arguments in ([], ["call it"], ["from the cache"]):
+        command = [sys.executable, str(script), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["0.5"] * 3
+
+
 _CALLER = """
 import sys
 import numpy as np

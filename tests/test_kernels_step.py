@@ -4,76 +4,44 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import naive
 import numpy as np
 import pytest
+from numba import njit
+from steps import CASES, GROUPS, compare_all, optimizer_state, problem, source_of
 
 import fastsgd as fs
+from fastsgd.kernels import network
 from fastsgd.kernels.network import make_optimizer_state, make_workspace
 from fastsgd.kernels.step import forward_slab, forward_slab_serial, train_slab, train_slab_serial
 
-CASES = [
-    # sizes, hidden activation, last activation, loss, batch, use_bias
-    ([10, 64, 64, 1], "relu", "linear", "mse", 32, True),
-    ([1, 1], "relu", "linear", "mse", 1, True),
-    ([3, 2], "relu", "linear", "mae", 5, False),
-    ([17, 33, 7, 5], "tanh", "linear", "mse", 19, True),
-    ([5, 50, 50, 3], "sigmoid", "tanh", "mse", 77, False),
-    ([4, 9, 6], "relu", "sigmoid", "binary_crossentropy", 13, True),
-    ([28, 30, 1], "relu", "sigmoid", "binary_crossentropy", 100, True),
-    ([8, 16, 10], "tanh", "softmax", "sparse_categorical_crossentropy", 64, True),
-    ([6, 40, 2], "relu", "linear", "sparse_categorical_crossentropy", 9, False),
-    ([12, 300, 3, 70, 4], "relu", "linear", "mae", 257, True),
-]
-
-
-def problem(sizes, hidden, last, loss, use_bias, *, rows, dtype, seed=0, standardize=False):
-    """A model with a bias that is not 0, and data for it."""
-    rng = np.random.default_rng(seed)
-    layers = [fs.Standardize()] if standardize else []
-    layers += [fs.Dense(n, hidden, use_bias=use_bias) for n in sizes[1:-1]]
-    layers.append(fs.Dense(sizes[-1], last, use_bias=use_bias))
-    model = fs.Sequential(layers, input_dim=sizes[0], dtype=dtype)
-    for name, view in model.parameters.items():
-        if name.endswith("bias"):
-            view[:] = rng.standard_normal(view.shape) * 0.1
-    x = rng.standard_normal((rows, sizes[0])).astype(dtype)
-    if loss.startswith("sparse"):
-        y = rng.integers(0, sizes[-1], (rows, 1)).astype(dtype)
-    else:
-        y = rng.random((rows, sizes[-1])).astype(dtype)
-    return model, x, y, rng.random(rows).astype(dtype) + dtype(0.5)
-
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("slab", [train_slab, train_slab_serial])
-def test_steps_agree_with_the_reference(slab, dtype):
-    tolerance = 2e-4 if dtype == np.float32 else 1e-11
-    for sizes, hidden, last, loss, batch, use_bias in CASES:
-        for momentum, nesterov, weighted in ((0.0, False, False), (0.9, False, True), (0.9, True, False)):
-            rows = batch * 3 + batch // 2
-            model, x, y, weight = problem(sizes, hidden, last, loss, use_bias, rows=rows, dtype=dtype)
-            reference = naive.copy_of(model)
-            trainer = fs.Trainer(model, fs.SGD(0.05, momentum=momentum, nesterov=nesterov), loss)
-            losses = np.zeros(-(-rows // batch))
-            weights = weight if weighted else weight[:0]
-            slab(model.network, trainer.optimizer_state, model.workspace(batch), x, y, weights, batch, losses)
-            wanted = [
-                reference.step(
-                    loss, x[s : s + batch], y[s : s + batch], 0.05, momentum, nesterov,
-                    weight[s : s + batch] if weighted else None,
-                )
-                for s in range(0, rows, batch)
-            ]  # fmt: skip
-            np.testing.assert_allclose(losses, wanted, rtol=tolerance, err_msg=str((sizes, loss)))
-            for index, kernel in enumerate(reference.kernels):
-                found = model.parameters[f"dense_{index}/kernel"]
-                np.testing.assert_allclose(found, kernel, rtol=tolerance, atol=tolerance, err_msg=str((sizes, loss)))
-                if use_bias:
-                    bias = model.parameters[f"dense_{index}/bias"]
-                    np.testing.assert_allclose(bias, reference.biases[index], rtol=tolerance, atol=tolerance)
+@pytest.mark.parametrize("group", [name for name in GROUPS if name != "tiny"])
+def test_steps_agree_with_the_reference(group, dtype):
+    compare_all(group, dtype, train_slab_serial)
+
+
+@njit
+def rows_of_groups(n_layers, n_parameters, rows):
+    return network.group_rows(n_layers, n_parameters, rows), network.block_rows(n_parameters)
+
+
+def test_a_workspace_has_room_for_every_smaller_batch():
+    """A smaller batch may have more groups than a larger one, whose groups are whole blocks."""
+    for layers in ([fs.Dense(2)], [fs.Dense(3), fs.Dense(2)]):
+        model = fs.Sequential(layers, input_dim=4)
+        size = model.network.parameters.size
+        for most in (64, 127, 128, 129, 2048, 2049, 4095, 4097, 5000, 8191):
+            workspace = make_workspace(model.network, most)
+            numbers = workspace.numbers
+            room = numbers[network.SCRATCH] - numbers[network.GRADIENTS]
+            for rows in range(1, most + 1):
+                height, block = rows_of_groups(len(layers), size, rows)
+                groups = -(-rows // height) if height else 0
+                assert groups * size <= room, (most, rows)
+                assert max(groups, 0 if height else -(-rows // block)) <= workspace.block_loss.size, (most, rows)
 
 
 def test_two_hundred_steps_of_the_seed_network():
@@ -90,7 +58,8 @@ def test_two_hundred_steps_of_the_seed_network():
 
 @pytest.mark.parametrize("standardize", [False, True])
 def test_serial_and_parallel_give_the_same_bits(standardize):
-    for sizes, hidden, last, loss, batch, use_bias in CASES:
+    for case in [*CASES, *GROUPS["grouped"][:6], *GROUPS["long"][:1]]:
+        sizes, hidden, last, loss, batch, use_bias = case[:6]
         found = []
         for slab, forward in ((train_slab, forward_slab), (train_slab_serial, forward_slab_serial)):
             rows = batch * 2 + 1
@@ -100,12 +69,12 @@ def test_serial_and_parallel_give_the_same_bits(standardize):
             if standardize:
                 model.parameters["standardize/mean"][:] = 0.25
                 model.parameters["standardize/scale"][:] = 1.5
-            trainer = fs.Trainer(model, fs.SGD(0.05, momentum=0.5), loss)
+            state = optimizer_state(model, loss, 0.5)
             losses, out = np.zeros(3), np.zeros((rows, sizes[-1]), np.float32)
-            slab(model.network, trainer.optimizer_state, model.workspace(batch), x, y, weight, batch, losses)
+            slab(model.network, state, model.workspace(batch), source_of(x, y, weight), batch, losses)
             forward(model.network, model.workspace(batch), x, False, out)
             found.append((losses.tobytes(), model.network.parameters.tobytes(), out.tobytes()))
-        assert found[0] == found[1], (sizes, loss)
+        assert found[0] == found[1], case
 
 
 _BITS = """
@@ -177,21 +146,3 @@ def test_parameters_written_between_steps_are_used():
     trainer.train_batch(x, y)
     reference.step("mse", x, y, 0.05)
     np.testing.assert_allclose(model.parameters["dense_0/kernel"], reference.kernels[0], rtol=1e-10, atol=1e-12)
-
-
-def test_kernels_run_in_plain_python():
-    """NUMBA_DISABLE_JIT=1 takes the plain path through the same code."""
-    here = Path(__file__).parent
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import numpy as np, naive, fastsgd as fs\n"
-        "x = np.random.default_rng(0).standard_normal((9, 3)); y = x[:, :1] ** 2\n"
-        "model = fs.Sequential([fs.Dense(5, 'relu'), fs.Dense(4, 'tanh'), fs.Dense(1)], input_dim=3, dtype='float64')\n"
-        "reference = naive.copy_of(model)\n"
-        "trainer = fs.Trainer(model, fs.SGD(0.05, momentum=0.9), 'mse')\n"
-        "for _ in range(3):\n"
-        "    assert abs(trainer.train_batch(x, y) - reference.step('mse', x, y, 0.05, 0.9)) < 1e-12\n"
-        "trainer.fit((x, y), epochs=1, batch_size=4)\n"
-    )
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    subprocess.run([sys.executable, "-c", code, str(here)], env=environment, check=True)

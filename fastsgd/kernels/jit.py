@@ -63,6 +63,15 @@ class _UserWide(_StampedByPackage, caching.UserWideCacheLocator):
 class _KernelCacheImpl(caching.CompileResultCacheImpl):
     _locator_classes: ClassVar[list[type]] = [_UserProvided, _InTree, _UserWide]
 
+    def rebuild(self, target_context: Any, payload: Any) -> Any:
+        """What Numba forgets: what starts its threads is handed on to the functions that call a kernel from the cache.
+
+        A function that calls a parallel kernel would otherwise, when it comes from a cache itself, end the process.
+        """
+        result = super().rebuild(target_context, payload)
+        result.library._reload_init.update(result.reload_init)
+        return result
+
 
 class _KernelCache(caching.FunctionCache):
     _impl_class = _KernelCacheImpl

@@ -209,6 +209,16 @@ def group_rows(n_layers, n_parameters, rows):
     return ((rows + groups - 1) // groups + block - 1) // block * block
 
 
+@small
+def most_groups(n_layers, n_parameters, max_rows):
+    """Groups of a batch of up to `max_rows` rows at most: groups are whole blocks, so that the largest batch may have
+    fewer than a smaller one."""
+    if group_rows(n_layers, n_parameters, max_rows) == 0:
+        return 0
+    size = sub_rows(n_layers)
+    return min(MAX_THREADS, (max_rows + size - 1) // size)
+
+
 @inlined
 def _task_shape(rows, columns, width):
     """Rows and columns of a stored kernel that one task updates: whole tiles and squares of a transpose. Those of small
@@ -305,9 +315,8 @@ def make_workspace(network, max_rows):
     n_layers, width = layers.shape[0], strip_width(like)
     # The rows that are in memory at a time, and those of them that are a thread's own: its group's, or the block of a
     # prediction.
-    size, block = group_rows(n_layers, like.size, max_rows), block_rows(like.size)
-    groups = (max_rows + size - 1) // size if size > 0 else 0
-    own = sub_rows(n_layers) if groups > 0 else block
+    block, groups = block_rows(like.size), most_groups(n_layers, like.size, max_rows)
+    own = max(sub_rows(n_layers), block) if groups > 0 else block
     rows = max(_GROUPED_BATCH, groups * own) if groups > 0 else max(max_rows, block)
     workers = max(1, min(MAX_THREADS, rows // own))
     layout, row_elements = _layout_table(layers, rows, like)

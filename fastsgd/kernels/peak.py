@@ -68,8 +68,13 @@ def _multiply_add_loop(_typing: Any, n: Any) -> Any:
 
 
 @exact  # fast-math could rearrange the chains
-def _multiply_add(n: Any) -> Any:
+def _chains(n: Any) -> Any:
     return _multiply_add_loop(n)
+
+
+@serial
+def _multiply_add(n: Any) -> Any:
+    return _chains(n)
 
 
 @serial

@@ -1,0 +1,195 @@
+"""Threads that share the tasks of a slab: every task once, and the same bits, whoever comes and whenever."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from numba import njit
+from steps import GROUPS, optimizer_state, problem, source_of
+
+from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_tasks
+from fastsgd.kernels.machine import pointer
+from fastsgd.kernels.network import MAX_THREADS
+from fastsgd.kernels.step import forward_slab_serial, forward_worker, start_slab, train_slab_serial, train_worker
+from fastsgd.kernels.threads import share
+
+CASES = [
+    ([10, 64, 64, 1], "relu", "linear", "mse", 32, True, 500),
+    ([10, 64, 64, 1], "tanh", "linear", "mse", 1000, True, 2500),
+    ([20, 10], "relu", "softmax", "sparse_categorical_crossentropy", 640, True, 3000),
+    GROUPS["long"][0],
+    ([3, 4, 2], "relu", "linear", "mse", 1, True, 300),  # blocks of one row, and nothing to share
+]
+
+
+@njit(nogil=True)
+def work_through(worker, numbers, phase, phases, times, workers, seen):
+    """Tasks in phases: each notes who did it, and how many tasks of the phases before it were done."""
+    counters = pointer(numbers, 0)
+    while True:
+        task = take_task(counters)
+        if task >= phase * phases:
+            return
+        before = task // phase * phase
+        wait_for_tasks(counters, before)
+        done = 0
+        for other in range(before):
+            done += times[other]
+        seen[task] = done
+        times[task] += 1
+        workers[task] = worker
+        finish_task(counters)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_every_task_is_done_once_and_after_those_before_its_phase(threads):
+    phase, phases = 13, 40
+    numbers = np.zeros(COUNTERS, np.int64)
+    times, workers, seen = np.zeros((3, phase * phases), np.int64)
+    share(work_through, threads, numbers, phase, phases, times, workers, seen)
+    assert (times == 1).all()
+    np.testing.assert_array_equal(seen, np.arange(phase * phases) // phase * phase)
+    assert set(workers) <= set(range(threads))
+
+
+def prepared(case):
+    """(arguments of a worker after its number, what there is to compare afterwards)."""
+    sizes, hidden, last, loss, batch, use_bias, rows = case
+    model, x, y, weight = problem(sizes, hidden, last, loss, use_bias, rows=rows, dtype=np.float32)
+    order = np.random.default_rng(3).permutation(rows)
+    state, losses = optimizer_state(model, loss, 0.5), np.zeros(-(-rows // batch))
+    workspace, source = model.workspace(batch), source_of(x, y, weight, order)
+    arguments = model.network, state, workspace, source, batch, losses
+    return arguments, lambda: (losses.tobytes(), model.network.parameters.tobytes(), state.velocity.tobytes())
+
+
+def begin(arguments):
+    network, state, workspace = arguments[:3]
+    start_slab(network, workspace, state.rates, state.loss_parameters)
+
+
+@pytest.fixture(scope="module")
+def serial_bits():
+    found = []
+    for case in CASES:
+        arguments, bits = prepared(case)
+        train_slab_serial(*arguments)
+        found.append(bits())
+        assert np.isfinite(arguments[-1]).all()
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_plain_threads_give_the_bits_of_one(threads, serial_bits):
+    for case, wanted in zip(CASES, serial_bits, strict=True):
+        for _ in range(3):
+            arguments, bits = prepared(case)
+            begin(arguments)
+            share(train_worker, min(threads, arguments[2].workers), *arguments)
+            assert bits() == wanted, case
+
+
+@pytest.mark.parametrize("late", [0.0, 0.01, 0.3])
+def test_workers_that_come_late_or_not_at_all_are_not_waited_for(late, serial_bits):
+    """Only workers 1 and 3 of those there is room for: one at once, one in the middle or when all is done."""
+    for case, wanted in zip(CASES, serial_bits, strict=True):
+        arguments, bits = prepared(case)
+        begin(arguments)
+        workers = [number for number in (1, 3) if number < arguments[2].workers] or [0]
+
+        def work(number, wait, arguments=arguments):
+            time.sleep(wait)
+            train_worker(np.int64(number), *arguments)
+
+        threads = [threading.Thread(target=work, args=pair) for pair in zip(workers, (0, late), strict=False)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert bits() == wanted, case
+
+
+def test_predictions_of_plain_threads_have_the_bits_of_one():
+    for case in CASES:
+        sizes, hidden, last, loss, batch, use_bias, rows = case
+        model, x, _, _ = problem(sizes, hidden, last, loss, use_bias, rows=rows, dtype=np.float32)
+        outs, workspace = np.zeros((5, rows, sizes[-1]), np.float32), model.workspace(batch)
+        assert 1 <= workspace.workers <= MAX_THREADS
+        forward_slab_serial(model.network, workspace, x, False, outs[0])
+        for out, threads in zip(outs[1:], (1, 2, 3, 5), strict=True):
+            start_slab(model.network, workspace, workspace.memory[:0], workspace.memory[:0])
+            share(forward_worker, min(threads, workspace.workers), model.network, workspace, x, False, out)
+            np.testing.assert_array_equal(out, outs[0])
+
+
+def test_an_order_gives_the_bits_of_the_same_rows_gathered():
+    for case in CASES:
+        arguments, bits = prepared(case)
+        train_slab_serial(*arguments)
+        ordered = bits()
+        arguments, bits = prepared(case)
+        source = arguments[3]
+        gathered = source_of(*(part[source.order] for part in source[:3]))
+        train_slab_serial(*arguments[:3], gathered, *arguments[4:])
+        assert bits() == ordered, case
+
+
+def test_an_order_may_be_shorter_than_the_data():
+    arguments, bits = prepared(CASES[0])
+    source = arguments[3]
+    order = np.concatenate([source.order[:70], source.order[:3]])
+    losses = np.zeros(3)
+    train_slab_serial(*arguments[:3], source._replace(order=order), 32, losses)
+    ordered = bits(), losses.tobytes()
+    arguments, bits = prepared(CASES[0])
+    gathered = source_of(*(part[order] for part in source[:3]))
+    losses = np.zeros(3)
+    train_slab_serial(*arguments[:3], gathered, 32, losses)
+    assert (bits(), losses.tobytes()) == ordered
+
+
+_BITS = """
+import hashlib, json, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, numba
+from steps import GROUPS, optimizer_state, problem
+from fastsgd import kernels
+found = []
+for case in (*json.loads(sys.argv[2]), GROUPS["long"][0]):
+    sizes, hidden, last, loss, batch, use_bias, rows = case
+    model, x, y, _ = problem(sizes, hidden, last, loss, use_bias, rows=rows, dtype=np.float32)
+    state, workspace = optimizer_state(model, loss, 0.5), kernels.make_workspace(model.network, batch)
+    out = np.empty((rows, sizes[-1]), np.float32)
+    for train, predict in ((kernels.train_batches_serial, kernels.predict_serial),
+                           (kernels.train_batches, kernels.predict)):
+        start = model.network.parameters.copy()
+        for _ in range(3):
+            loss = train(model.network, state, workspace, x, y, batch)
+        predict(model.network, x, workspace, out)
+        bits = model.network.parameters.tobytes() + state.velocity.tobytes() + out.tobytes()
+        found.append([hashlib.sha256(bits).hexdigest(), loss])
+        model.network.parameters[:] = start
+        state.velocity[:] = 0
+assert found[::2] == found[1::2], "one thread and several"
+print(json.dumps([numba.threading_layer(), numba.get_num_threads(), found]))
+"""
+
+
+def test_users_kernels_give_the_same_bits_for_any_number_of_threads_and_any_layer():
+    """`train_batches`, whose threads are Numba's, its twin for one thread, and `predict`."""
+    first, here = None, os.path.dirname(__file__)
+    for layer in ("omp", "workqueue"):
+        for threads in (1, 2, 3, 16):
+            environment = os.environ | {"NUMBA_NUM_THREADS": str(threads), "NUMBA_THREADING_LAYER": layer}
+            command = [sys.executable, "-c", _BITS, here, json.dumps(CASES[:3])]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            used, count, found = json.loads(done.stdout)
+            assert (used, count) == (layer, threads)
+            first = first or found
+            assert found == first, (layer, threads)
