@@ -9,7 +9,7 @@ import fastsgd as fs
 from fastsgd.kernels.passes import Source
 from fastsgd.kernels.step import train_slab_serial
 
-# sizes, hidden activation, last activation, loss, batch, use_bias; and rows, where they are not three batches and a half
+# sizes, hidden activation, last activation, loss, batch, use_bias; and rows, if not three batches and a half
 CASES = [
     ([10, 64, 64, 1], "relu", "linear", "mse", 32, True),
     ([1, 1], "relu", "linear", "mse", 1, True),

@@ -25,6 +25,7 @@ SHAPES = [
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 22, 24, 25, 29, 34, 37, 51)  # all ways to cut them
 ALL_MODES = sorted({*tile.ROW_ENDS, *tile.WEIGHT_ENDS})
 RATES = 0.25, 0.875
+PARTS = [(23, 41, 0, 0), (1, 1, 22, 40), (5, 7, 3, 11), (23, 1, 0, 16), (1, 41, 9, 0), (6, 16, 17, 25)]
 NO_PANEL = 0, 0, 0
 
 
@@ -60,7 +61,13 @@ def test_every_mode_and_shape(kernel, dtype, spare):
         down, (first, row, _) = rows_stored(a.T, spare)  # read down its columns, as for gradients
         a_stored = down, (first, 1, row)
         b_memory, (first, row, _) = rows_stored(b, spare)
-        stored = [a_stored, (b_memory, (first, row, width)), init_stored, rows_stored(c, spare), rows_stored(aux, spare)]
+        stored = [
+            a_stored,
+            (b_memory, (first, row, width)),
+            init_stored,
+            rows_stored(c, spare),
+            rows_stored(aux, spare),
+        ]
         around = [np.isnan(memory).sum() for memory, _ in stored]
         rates = dtype(RATES[0]), dtype(RATES[1])
         KERNELS[kernel](mode, *zip(*stored, strict=True), (m, n, k), rates)
@@ -130,7 +137,14 @@ def test_a_sum_does_not_depend_on_its_tile():
 
     whole = product("multiply", 23, 41, 0, 0)
     for kernel in ("multiply", "multiply_rows"):
-        for m, n, i, j in [(23, 41, 0, 0), (1, 1, 22, 40), (5, 7, 3, 11), (23, 1, 0, 16), (1, 41, 9, 0), (6, 16, 17, 25)]:
+        for m, n, i, j in [
+            (23, 41, 0, 0),
+            (1, 1, 22, 40),
+            (5, 7, 3, 11),
+            (23, 1, 0, 16),
+            (1, 41, 9, 0),
+            (6, 16, 17, 25),
+        ]:
             if kernel == "multiply" or i + m < 23:  # whole strips: of the last row they would end beyond the memory
                 np.testing.assert_array_equal(product(kernel, m, n, i, j), whole[i : i + m, j : j + n])
 

@@ -66,7 +66,9 @@ def test_what_is_compiled_ahead_is_all_that_training_needs(tmp_path):
 
     told = in_process("-m", "fastsgd", "warmup", cache=cache).stderr.splitlines()
     assert told[0].startswith(f"compiled kernels are kept in {cache}")
-    assert all(" compiled, " in line for line in told[1:-1])
+    assert " compiled, " in told[1], "training itself"
+    # Several threads run what one does.
+    assert all(" compiled, " in line or line.endswith("... there already") for line in told[1:-1])
     files = sorted(path.name for path in cache.rglob("*.nbc"))
     assert files
 

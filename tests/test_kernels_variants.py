@@ -1,0 +1,102 @@
+"""The kernels for other machines than this one: without vector extensions, in plain Python, and, compiled alone, with
+wider or other registers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def run(command, **variables):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [*sys.path]))} | variables
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, cwd=HERE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_without_vector_extensions():
+    """The fallback of x86-64, and every case: fused multiply-adds are calls there, so that it is slow."""
+    code = "from fastsgd.kernels.tile import VECTOR_BYTES, TILE_ROWS; print(VECTOR_BYTES, TILE_ROWS)"
+    plain = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
+    if os.uname().machine != "x86_64":
+        pytest.skip("no x86-64")
+    assert run(["-c", code], **plain).split() == ["16", "4"]
+    run(["steps.py", "usual", "grouped", "long", "extreme"], **plain)
+
+
+def test_in_plain_python():
+    run(["steps.py", "tiny"], NUMBA_DISABLE_JIT="1")
+    # Long sums go in chunks where no batch is taken in groups.
+    code = "from fastsgd.kernels import network; network._GROUPED_BATCH = network._LINEAR_BATCH = 10**9; import steps; "
+    code += "import numpy as np; steps.compare(([2, 4, 1], 'tanh', 'linear', 'mse', 300, True, 310), steps.KINDS[2], "
+    run(["-c", code + "np.float64, steps.train_slab_serial)"], NUMBA_DISABLE_JIT="1")
+
+
+_COMPILE = """
+import sys
+import numpy as np
+from numba import types
+from numba.core.codegen import JITCPUCodegen
+features = sys.argv[1]
+if features == "+neon":  # no feature of x86-64: it only chooses the tile
+    real = JITCPUCodegen.magic_tuple
+    JITCPUCodegen.magic_tuple = lambda self: (*real(self)[:2], features)
+from fastsgd.kernels import tile
+print(tile.VECTOR_BYTES, tile.TILE_ROWS, tile.TILE_VECTORS, end=";")
+import products
+for element in (types.float32, types.float64):
+    flat, place = types.Array(element, 1, "C"), types.UniTuple(types.int64, 3)
+    signature = (types.int64, types.UniTuple(flat, 5), types.UniTuple(place, 5), place, types.UniTuple(element, 2))
+    for name in ("multiply", "multiply_rows"):
+        driver = products.KERNELS[name]
+        driver.compile(signature)
+        (compiled,) = [driver.inspect_asm(found) for found in driver.signatures if found == signature]
+        if features == "+neon":
+            compiled = for_arm(driver.inspect_llvm(signature))
+        print(name, element, compiled.count("zmm"), compiled.count("fmla"), sep=",", end=";")
+"""
+_FOR_ARM = """
+import re
+import llvmlite.binding as llvm
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+def for_arm(text):
+    machine = llvm.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine(cpu="cortex-a72")
+    text = re.sub(r'target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', text)
+    text = re.sub(r'target triple = ".*"', 'target triple = "aarch64-unknown-linux-gnu"', text)
+    # A counter of references around the product, as LLVM has already made it for x86-64.
+    text = re.sub(r"= (tail )?call i8 @llvm.x86.atomic.sub.cc.i64\\(.*", "= add i8 0, 0", text)
+    module = llvm.parse_assembly(re.sub(r'"target-(cpu|features)"="[^"]*"', "", text))
+    module.verify()
+    return machine.emit_assembly(module)
+"""
+
+
+def compiled_for(features, code, tmp_path, **variables):
+    """(shape of a tile, counts of registers zmm and instructions fmla) by product and dtype. Nothing of it is run."""
+    out = run(["-c", code, features], NUMBA_CACHE_DIR=str(tmp_path), **variables)
+    shape, *found = out.strip(";\n").split(";")
+    assert len(found) == 4
+    return shape, [[int(count) for count in line.split(",")[2:]] for line in found]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="compiles for another x86-64")
+def test_avx512_compiles(tmp_path):
+    features = "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+avx,+fma,+sse2"
+    variables = {"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": features}
+    shape, counts = compiled_for(features, _COMPILE, tmp_path, **variables)
+    assert shape == "64 12 2"
+    assert all(zmm > 100 for zmm, _ in counts)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="compiles for another machine")
+def test_neon_compiles(tmp_path):
+    shape, counts = compiled_for("+neon", _FOR_ARM + _COMPILE, tmp_path)
+    assert shape == "16 6 4"
+    assert all(fmla > 100 for _, fmla in counts)
