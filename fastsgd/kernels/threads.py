@@ -109,8 +109,13 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
     for thread in others:
         thread.start()
     run(0)
-    for thread in others:
-        thread.join()
+    try:
+        for thread in others:
+            thread.join()
+    finally:
+        # An interrupt ends the first wait, but nothing may go on while others still write.
+        for thread in others:
+            thread.join()
     if failures:
         raise failures[0]
 

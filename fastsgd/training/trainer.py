@@ -286,7 +286,7 @@ class Trainer:
             kept = "for this process alone, as no folder can be written to: set NUMBA_CACHE_DIR to one"
         else:
             kept = f"once; kept in {folder} (`fastsgd warmup` does it ahead)"
-        return f"compiling the kernels for this processor, about a quarter of a minute, {kept}"
+        return f"compiling the kernels for this processor, about half a minute, {kept}"
 
     def _train(self, slab: Slab, batch_size: int) -> NDArray[np.float64]:
         """One step for each batch of a slab; the mean loss of each."""
