@@ -304,16 +304,17 @@ def _block(arena, loss, rows, worker, position, at, m, scale):
 
 
 @inlined
-def rows_pass(arena, loss, rows, worker, position, at, m, scale):
+def rows_pass(arena, loss, rows, worker, position, at, m, left, scale):
     """m rows of a slab from `position` in its order on, block by block into the rows of the workspace from `at` on.
 
-    Their deltas are those of `scale` * loss; returns the sum of their losses.
+    Their deltas are those of `scale` * loss; returns the sum of their losses. `left` rows, these m the first of them,
+    will follow one another.
     """
     size = block_rows(arena.size)
     total = 0.0
     for first in range(0, m, size):
         # Memory has the time of one block to bring the next.
-        if first + size < m:
-            expect_rows(rows, position + first + size, min(size, m - first - size))
+        if first + size < left:
+            expect_rows(rows, position + first + size, min(size, left - first - size))
         total += _block(arena, loss, rows, worker, position + first, at + first, min(size, m - first), scale)
     return total

@@ -80,13 +80,18 @@ def _rows_task(arena, loss, rows, worker, start, m, task):
     last = min(m, first + size)
     one = arena.memory[arena.numbers[ONE]]
     scale = one / (one * m)
+    # The first rows of the task after the next: with two threads it is likely this one's, with one thread no task is
+    # left out, and with more it is at least in some cache.
+    ahead = (task + 2) * size
+    if ahead < m:
+        expect_rows(rows, start + ahead, min(block_rows(arena.size), m - ahead))
     # A group passes through rows of the workspace that are its thread's own, a part at a time.
     part = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
     total = 0.0
     for begin in range(first, last, part):
         count = min(part, last - begin)
         at = worker * part if groups > 0 else begin
-        total += rows_pass(arena, loss, rows, worker, start + begin, at, count, scale)
+        total += rows_pass(arena, loss, rows, worker, start + begin, at, count, last - begin, scale)
         if groups > 0:
             group_gradient(arena, at, count, task, begin == first)
     return total
