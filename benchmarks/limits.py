@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastsgd.kernels.peak import best_seconds, multiply_add_rate, read_rate
-from fastsgd.kernels.tile import VECTOR_BYTES
+from fastsgd.kernels.vectors import VECTOR_BYTES
 
 FILE_BYTES = 256 * 2**20
 PIECE_BYTES = 256 * 2**10

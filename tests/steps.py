@@ -42,6 +42,14 @@ LONG = [
     ([300, 112, 1], "sigmoid", "linear", "mse", 257, True, 600),
     ([1100, 130], "relu", "linear", "mse", 300, True, 557),
 ]
+# One or two outputs of one layer: rows are read where they lie, eight and one at a time, and memory is asked for rows to
+# come, of this task, of the thread's next one and of the next batch.
+LINEAR = [
+    *(([n, 1], "relu", "linear", "mse", 70, n % 2 > 0, 300) for n in (1, 7, 8, 15, 16, 17, 31, 32, 33, 100)),
+    *(([n, 2], "relu", "tanh", "mse", 96, n % 2 > 0, 96 + 65) for n in (3, 16, 45)),
+    ([784, 1], "relu", "linear", "mse", 256, True, 2 * 256 + 90),
+    ([20, 1], "relu", "sigmoid", "binary_crossentropy", 5000, True, 2 * 5000 + 77),
+]
 EXTREME = [
     ([30, 2100, 40, 1], "tanh", "linear", "mse", 50, True),
     ([2100, 9], "relu", "linear", "mse", 40, True),
@@ -59,10 +67,15 @@ TINY = [
     ([3, 18, 2], "gelu", "softmax", "sparse_categorical_crossentropy", 4, True, 9),
     ([2, 3, 1], "sigmoid", "sigmoid", "binary_crossentropy", 130, True, 135),
     ([3, 17], "relu", "linear", "mse", 65, True, 70),
+    ([5, 2], "relu", "linear", "mse", 65, True, 70),
 ]
-GROUPS = {"usual": CASES, "grouped": GROUPED, "long": LONG, "extreme": EXTREME, "tiny": TINY}
-# momentum, nesterov, weighted, in an order
-KINDS = ((0.0, False, False, True), (0.9, False, True, False), (0.9, True, True, True))
+GROUPS = {"usual": CASES, "grouped": GROUPED, "long": LONG, "linear": LINEAR, "extreme": EXTREME, "tiny": TINY}
+# momentum, nesterov, weighted, in an order, standardized
+KINDS = (
+    (0.0, False, False, True, False),
+    (0.9, False, True, False, False),
+    (0.9, True, True, True, True),
+)
 
 
 def problem(sizes, hidden, last, loss, use_bias, *, rows, dtype, seed=0, standardize=False):
@@ -96,10 +109,16 @@ def optimizer_state(model, loss, momentum=0.0, nesterov=False):
 def compare(case, kind, dtype, slab):
     """Raise AssertionError unless some steps end where the reference does."""
     sizes, hidden, last, loss, batch, use_bias = case[:6]
-    momentum, nesterov, weighted, ordered = kind
+    momentum, nesterov, weighted, ordered, standardize = kind
     rows = case[6] if len(case) > 6 else batch * 3 + batch // 2
     tolerance = 2e-4 if dtype == np.float32 else 1e-11
-    model, x, y, weight = problem(sizes, hidden, last, loss, use_bias, rows=rows, dtype=dtype)
+    model, x, y, weight = problem(sizes, hidden, last, loss, use_bias, rows=rows, dtype=dtype, standardize=standardize)
+    inputs = x
+    if standardize:
+        rng = np.random.default_rng(2)
+        for name in ("standardize/mean", "standardize/scale"):
+            model.parameters[name][:] = rng.random(sizes[0]) + 0.5
+        inputs = (x - model.parameters["standardize/mean"]) * model.parameters["standardize/scale"]
     order = np.random.default_rng(1).permutation(rows) if ordered else np.arange(rows)
     reference, losses = naive.copy_of(model), np.zeros(-(-rows // batch))
     source = source_of(x, y, weight if weighted else None, order if ordered else None)
@@ -109,7 +128,7 @@ def compare(case, kind, dtype, slab):
     for start in range(0, rows, batch):
         part = order[start : start + batch]
         weights = weight[part] if weighted else None
-        wanted.append(reference.step(loss, x[part], y[part], 0.05, momentum, nesterov, weights))
+        wanted.append(reference.step(loss, inputs[part], y[part], 0.05, momentum, nesterov, weights))
     about = str((case, kind))
     np.testing.assert_allclose(losses, wanted, rtol=tolerance, err_msg=about)
     for index, (kernel, bias) in enumerate(zip(reference.kernels, reference.biases, strict=True)):
@@ -123,7 +142,7 @@ def compare(case, kind, dtype, slab):
 def compare_all(group, dtype, slab=train_slab_serial):
     """Every case of a group: each kind of update for the first few, by turns for the others."""
     for index, case in enumerate(GROUPS[group]):
-        for kind in KINDS if len(GROUPS[group]) < 12 else [KINDS[index % len(KINDS)]]:
+        for kind in KINDS if len(GROUPS[group]) < 16 else [KINDS[index % len(KINDS)]]:
             compare(case, kind, dtype, slab)
 
 

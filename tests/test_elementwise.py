@@ -10,7 +10,7 @@ import pytest
 from fastsgd.kernels import elementwise
 from fastsgd.kernels.jit import serial
 from fastsgd.kernels.machine import maximum
-from fastsgd.kernels.tile import host_features
+from fastsgd.kernels.vectors import host_features
 
 
 def normal_below(x):

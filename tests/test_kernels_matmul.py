@@ -7,7 +7,7 @@ import pytest
 from numba import njit
 from products import KERNELS, expected, rows_stored, strips_stored, view_of, width_of
 
-from fastsgd.kernels import tile
+from fastsgd.kernels import tile, vectors
 from fastsgd.kernels.machine import lanes_of, pointer
 from fastsgd.kernels.weights import _copy_across, _copy_along
 
@@ -151,7 +151,7 @@ def test_a_sum_does_not_depend_on_its_tile():
 
 @njit
 def transpose(source, source_row, out, out_row):
-    tile.transpose_square(pointer(source, 0), source_row, pointer(out, 0), out_row)
+    vectors.transpose_square(pointer(source, 0), source_row, pointer(out, 0), out_row)
 
 
 @njit
@@ -210,7 +210,7 @@ def test_a_kernel_is_copied_to_its_strips(shape, dtype):
     ],
 )
 def test_tile_shape_fits_the_registers(features, shape):
-    assert tile.tile_shape(frozenset(features)) == shape
-    _, rows, vectors = shape
+    assert vectors.tile_shape(frozenset(features)) == shape
+    _, rows, columns = shape
     registers = 32 if features & {"avx512f", "neon"} else 16
-    assert rows * vectors + vectors + 1 <= registers
+    assert rows * columns + columns + 1 <= registers

@@ -22,12 +22,12 @@ def run(command, **variables):
 
 def test_without_vector_extensions():
     """The fallback of x86-64, and every case: fused multiply-adds are calls there, so that it is slow."""
-    code = "from fastsgd.kernels.tile import VECTOR_BYTES, TILE_ROWS; print(VECTOR_BYTES, TILE_ROWS)"
+    code = "from fastsgd.kernels.vectors import VECTOR_BYTES, TILE_ROWS; print(VECTOR_BYTES, TILE_ROWS)"
     plain = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
     if os.uname().machine != "x86_64":
         pytest.skip("no x86-64")
     assert run(["-c", code], **plain).split() == ["16", "4"]
-    run(["steps.py", "usual", "grouped", "long", "extreme"], **plain)
+    run(["steps.py", "usual", "grouped", "long", "linear", "extreme"], **plain)
 
 
 def test_in_plain_python():
@@ -47,8 +47,8 @@ features = sys.argv[1]
 if features == "+neon":  # no feature of x86-64: it only chooses the tile
     real = JITCPUCodegen.magic_tuple
     JITCPUCodegen.magic_tuple = lambda self: (*real(self)[:2], features)
-from fastsgd.kernels import tile
-print(tile.VECTOR_BYTES, tile.TILE_ROWS, tile.TILE_VECTORS, end=";")
+from fastsgd.kernels import vectors
+print(vectors.VECTOR_BYTES, vectors.TILE_ROWS, vectors.TILE_VECTORS, end=";")
 import products
 for element in (types.float32, types.float64):
     flat, place = types.Array(element, 1, "C"), types.UniTuple(types.int64, 3)

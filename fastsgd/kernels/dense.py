@@ -9,7 +9,8 @@ from fastsgd.kernels.activations import GELU, SILU, activate, activation_grad
 from fastsgd.kernels.jit import inlined, parallel, serial_twin
 from fastsgd.kernels.machine import pointer
 from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, strip_width
-from fastsgd.kernels.tile import STORE, TILE_ROWS
+from fastsgd.kernels.tile import STORE
+from fastsgd.kernels.vectors import TILE_ROWS
 
 _BLOCK_ROWS = 4 * TILE_ROWS
 

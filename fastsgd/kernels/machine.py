@@ -1,6 +1,7 @@
 """What the machine can do and Numba has no word for: pointers, prefetches, atomic counters, functions kept apart.
 
-With `fastsgd.kernels.tile` the only file that knows LLVM. Each has a form in plain Python, for NUMBA_DISABLE_JIT=1.
+With what is made of vector registers (`vectors`, `tile`, `dots`) all that knows LLVM. Each has a form in plain Python,
+for NUMBA_DISABLE_JIT=1.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastsgd.kernels.jit import small
-from fastsgd.kernels.tile import VECTOR_BYTES
+from fastsgd.kernels.vectors import VECTOR_BYTES
 
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)

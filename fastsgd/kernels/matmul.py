@@ -15,12 +15,11 @@ from fastsgd.kernels.tile import (
     RELU_GRAD,
     ROW_ENDS,
     SCALE,
-    TILE_ROWS,
-    TILE_VECTORS,
     UPDATE,
     WEIGHT_ENDS,
     make_tile,
 )
+from fastsgd.kernels.vectors import TILE_ROWS, TILE_VECTORS
 
 
 class Matrix(NamedTuple):

@@ -18,7 +18,8 @@ from fastsgd.kernels.crew import COUNTERS
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.losses import default_parameters
 from fastsgd.kernels.matmul import Matrix, Panel, strip_width
-from fastsgd.kernels.tile import MOMENTUM, NESTEROV, TILE_ROWS, UPDATE
+from fastsgd.kernels.tile import MOMENTUM, NESTEROV, UPDATE
+from fastsgd.kernels.vectors import TILE_ROWS
 
 # Columns of the layer table.
 N_IN, N_OUT, ACTIVATION, KERNEL, BIAS_START, TRANSPOSED = range(6)
@@ -40,11 +41,14 @@ TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
 (
     LAYERS, LAYOUT, PANELS, TASKS, N_LAYERS, N_TASKS,
     OUTPUTS, DELTAS, SLOPES, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, SCRATCH, ZEROS, ONE, SHIFT, SCALE, SETTINGS,
-) = range(COUNTERS, COUNTERS + 19)  # fmt: skip
-_TABLES = COUNTERS + 19
+    COUNT_UP,
+) = range(COUNTERS, COUNTERS + 20)  # fmt: skip
+_TABLES = COUNTERS + 20
+COUNT_UP_SIZE = 128  # numbers from 0 on: the order of rows that have none
 RATE, MOMENTUM_RATE, LOSS_PARAMETERS = 0, 1, 2  # where in SETTINGS, which end with the two parameters of the loss
 ALL_BIAS = -1
 MAX_TASK_COLUMNS = 512
+_TASK_SIZE = 2048  # elements of a kernel that are worth a task
 
 MAX_THREADS = 64  # that work on one step; more would find nothing to do
 # A batch of a small network is taken in groups of rows, each with a gradient of its own: the threads then exchange
@@ -226,7 +230,7 @@ def _task_shape(rows, columns, width):
     if rows * columns <= 2**14 and columns <= MAX_TASK_COLUMNS:
         return TASK_ROWS // 2, columns
     across = (columns + width - 1) // width
-    wanted = max(1, min(across, 32 // ((rows + TASK_ROWS - 1) // TASK_ROWS)))
+    wanted = max(1, min(across, 32 // ((rows + TASK_ROWS - 1) // TASK_ROWS), rows * columns // _TASK_SIZE))
     strips = (across + wanted - 1) // wanted
     return TASK_ROWS, min(strips * width, MAX_TASK_COLUMNS // width * width)
 
@@ -322,11 +326,14 @@ def make_workspace(network, max_rows):
     layout, row_elements = _layout_table(layers, rows, like)
     panels, packed = _panel_table(layers, like, width)
     tasks = _weight_tasks(layers, width)
-    numbers = np.zeros(_TABLES + layers.size + layout.size + panels.size + tasks.size, np.int64)
+    tables = layers.size + layout.size + panels.size + tasks.size
+    numbers = np.zeros(_TABLES + tables + COUNT_UP_SIZE, np.int64)
     at = _put_table(numbers, LAYERS, _TABLES, layers)
     at = _put_table(numbers, LAYOUT, at, layout)
     at = _put_table(numbers, PANELS, at, panels)
-    _put_table(numbers, TASKS, at, tasks)
+    numbers[COUNT_UP] = _put_table(numbers, TASKS, at, tasks)
+    for i in range(COUNT_UP_SIZE):
+        numbers[numbers[COUNT_UP] + i] = i
     numbers[N_LAYERS], numbers[N_TASKS] = n_layers, tasks.shape[0]
     end = _place(numbers, OUTPUTS, 0, row_elements)
     end = _place(numbers, DELTAS, end, row_elements)

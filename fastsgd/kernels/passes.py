@@ -16,7 +16,9 @@ from fastsgd.kernels.activations import (
     relu_or_softmax_grad,
     scale_rows,
 )
+from fastsgd.kernels.dots import make_dots
 from fastsgd.kernels.jit import inlined, serial
+from fastsgd.kernels.linear import outputs_in_place
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
 from fastsgd.kernels.machine import advance, never_inline, pointer, prefetch, view
 from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_rows, strip_width
@@ -55,7 +57,7 @@ from fastsgd.kernels.network import (
     zero_panel,
 )
 from fastsgd.kernels.tile import RELU as END_RELU
-from fastsgd.kernels.tile import RELU_GRAD, STORE, make_dots
+from fastsgd.kernels.tile import RELU_GRAD, STORE
 from fastsgd.kernels.tile import SCALE as SCALE_BY
 
 
@@ -116,11 +118,12 @@ def _prefetch_rows(rows, width, order, first, m):
 
 
 @inlined
-def expect_rows(rows, position, m):
+def expect_rows(rows, position, m, with_inputs):
     """Ask memory for the m rows from `position` in the order on, where one is given: those in their own order come by
     themselves."""
     if rows.ordered:
-        _prefetch_rows(rows.x, rows.n_in, rows.order, position, m)
+        if with_inputs:
+            _prefetch_rows(rows.x, rows.n_in, rows.order, position, m)
         _prefetch_rows(rows.y, rows.n_targets, rows.order, position, m)
         if rows.weighted:
             _prefetch_rows(rows.weight, 1, rows.order, position, m)
@@ -236,12 +239,18 @@ def forward(arena, at, m, raw):
 
 
 @inlined
-def _forward_with_slopes(arena, at, m, raw):
-    """`forward`, keeping the slopes of the activations for the way back."""
+def _forward_with_slopes(arena, rows, position, ahead, at, m, raw, in_place):
+    """Inputs and `forward`, keeping the slopes of the activations for the way back."""
+    if not in_place:
+        take_inputs(arena, rows.x, rows.n_in, rows.order, rows.ordered, position, at, m)
     last = arena.numbers[N_LAYERS] - 1
     for layer in range(last + 1):
         activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
-        left = _layer_sums(arena, layer, at, m, activation)
+        left = activation
+        if in_place:
+            outputs_in_place(arena, rows, position, ahead, at, m)
+        else:
+            left = _layer_sums(arena, layer, at, m, activation)
         # A slope that nobody needs, of ReLU, goes where the deltas will be.
         slopes = rows_of(arena, SLOPES if has_slope(left) else DELTAS, layer + 1, at)
         outputs = rows_of(arena, OUTPUTS, layer + 1, at)
@@ -281,14 +290,13 @@ def _take_targets(arena, rows, position, at, m):
 
 
 @inlined
-def _block(arena, loss, rows, worker, position, at, m, scale):
+def _block(arena, loss, rows, worker, position, ahead, at, m, scale, in_place):
     """Forward, loss and deltas of one block of m rows; returns the sum of its losses."""
     last = arena.numbers[N_LAYERS]
     n = layer_field(arena, last - 1, N_OUT)
     raw = takes_raw_outputs(loss)
-    take_inputs(arena, rows.x, rows.n_in, rows.order, rows.ordered, position, at, m)
+    _forward_with_slopes(arena, rows, position, ahead, at, m, raw, in_place)
     target, weight = _take_targets(arena, rows, position, at, m)
-    _forward_with_slopes(arena, at, m, raw)
     out = rows_of(arena, OUTPUTS, last, at)
     delta = rows_of(arena, DELTAS, last, at)
     parameters = advance(arena.memory, arena.numbers[SETTINGS] + LOSS_PARAMETERS)
@@ -304,17 +312,18 @@ def _block(arena, loss, rows, worker, position, at, m, scale):
 
 
 @inlined
-def rows_pass(arena, loss, rows, worker, position, at, m, left, scale):
+def rows_pass(arena, loss, rows, worker, position, ahead, at, m, left, scale, in_place):
     """m rows of a slab from `position` in its order on, block by block into the rows of the workspace from `at` on.
 
     Their deltas are those of `scale` * loss; returns the sum of their losses. `left` rows, these m the first of them,
-    will follow one another.
+    will follow one another. Rows that are read `in_place` are one block, and as many are asked for from `ahead` on.
     """
-    size = block_rows(arena.size)
+    size = m if in_place else block_rows(arena.size)
     total = 0.0
     for first in range(0, m, size):
         # Memory has the time of one block to bring the next.
-        if first + size < left:
-            expect_rows(rows, position + first + size, min(size, left - first - size))
-        total += _block(arena, loss, rows, worker, position + first, at + first, min(size, m - first), scale)
+        if first + size < left and not in_place:
+            expect_rows(rows, position + first + size, min(size, left - first - size), True)
+        count = min(size, m - first)
+        total += _block(arena, loss, rows, worker, position + first, ahead, at + first, count, scale, in_place)
     return total

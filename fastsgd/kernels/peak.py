@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 
 from fastsgd.kernels.jit import exact, parallel, serial
 from fastsgd.kernels.threads import available_threads, parallel_region
-from fastsgd.kernels.tile import VECTOR_BYTES
+from fastsgd.kernels.vectors import VECTOR_BYTES
 
 LANES = VECTOR_BYTES // 4
 # A chain waits four cycles for each of its multiply-adds, and two or more start in a cycle. Sixteen vector registers

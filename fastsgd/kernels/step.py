@@ -17,6 +17,7 @@ from numba import prange
 
 from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_tasks
 from fastsgd.kernels.jit import inlined, parallel, serial, small
+from fastsgd.kernels.linear import gradient_in_place, reads_in_place
 from fastsgd.kernels.machine import never_inline, pointer
 from fastsgd.kernels.network import (
     LOSS_PARAMETERS,
@@ -73,7 +74,7 @@ def _rows_tasks(arena, m):
 
 
 @inlined
-def _rows_task(arena, loss, rows, worker, start, m, task):
+def _rows_task(arena, loss, rows, worker, start, m, n_rows, task):
     """One block or one group of the batch of m rows at position `start` of the slab; returns the sum of its losses."""
     _, size, groups = _rows_tasks(arena, m)
     first = task * size
@@ -82,28 +83,37 @@ def _rows_task(arena, loss, rows, worker, start, m, task):
     scale = one / (one * m)
     # The first rows of the task after the next: with two threads it is likely this one's, with one thread no task is
     # left out, and with more it is at least in some cache.
-    ahead = (task + 2) * size
-    if ahead < m:
-        expect_rows(rows, start + ahead, min(block_rows(arena.size), m - ahead))
+    next_own = (task + 2) * size
+    in_place = reads_in_place(arena, groups)
+    if next_own < m and not in_place:
+        expect_rows(rows, start + next_own, min(block_rows(arena.size), m - next_own), True)
     # A group passes through rows of the workspace that are its thread's own, a part at a time.
     part = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
     total = 0.0
     for begin in range(first, last, part):
         count = min(part, last - begin)
         at = worker * part if groups > 0 else begin
-        total += rows_pass(arena, loss, rows, worker, start + begin, at, count, last - begin, scale)
+        position = start + begin
+        ahead = start + (begin + part if begin + part < last else next_own)
+        if ahead + count > n_rows:
+            ahead = position
+        if in_place:
+            expect_rows(rows, ahead, count, False)
+        total += rows_pass(arena, loss, rows, worker, position, ahead, at, count, last - begin, scale, in_place)
+        if in_place:
+            gradient_in_place(arena, rows, position, ahead, at, count, task, begin == first)
         if groups > 0:
-            group_gradient(arena, at, count, task, begin == first)
+            group_gradient(arena, at, count, task, begin == first, 1 if in_place else 0)
     return total
 
 
 @inlined
 def _expect_next(arena, rows, start, n_rows, m, task):
     """Ask memory for the first rows of a task of the next step's rows region, as long as this one's."""
-    n_tasks, size, _ = _rows_tasks(arena, m)
+    n_tasks, size, groups = _rows_tasks(arena, m)
     first = start + task * size
-    if task < n_tasks and first < n_rows:
-        expect_rows(rows, first, min(block_rows(arena.size), n_rows - first))
+    if task < n_tasks and first < n_rows and not reads_in_place(arena, groups):
+        expect_rows(rows, first, min(block_rows(arena.size), n_rows - first), True)
 
 
 @small
@@ -144,7 +154,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
             pack_task(arena, task)
         elif local < n_blocks:
             wait_for_tasks(arena.numbers, begin)
-            workspace.block_loss[local] = _rows_task(arena, loss, rows, worker, step * batch_size, m, local)
+            workspace.block_loss[local] = _rows_task(arena, loss, rows, worker, step * batch_size, m, n_rows, local)
         else:
             wait_for_tasks(arena.numbers, begin + n_blocks)
             if local == n_blocks:

@@ -52,8 +52,9 @@ from fastsgd.kernels.network import (
     task_field,
     zero_panel,
 )
-from fastsgd.kernels.tile import MOMENTUM, STORE, UPDATE, copy_strip_row, transpose_square
+from fastsgd.kernels.tile import MOMENTUM, STORE, UPDATE
 from fastsgd.kernels.updates import momentum_update_serial, nesterov_update_serial, sgd_update_serial
+from fastsgd.kernels.vectors import copy_strip_row, transpose_square
 
 _WORTH_PACKING = 128  # columns of a rectangle from which copying its inputs together pays
 
@@ -236,13 +237,13 @@ def _gradient_task(arena, velocity, mode, worker, m, task):
 
 
 @inlined
-def group_gradient(arena, at, m, group, is_first):
-    """Add the gradient over m rows of the workspace from `at` on to that of a group, or set it where `is_first`."""
+def group_gradient(arena, at, m, group, is_first, first_part):
+    """Add the gradient over m rows of the workspace from `at` on to that of a group, or set it where `is_first`. The
+    parts are each layer's kernel, then its bias."""
     width = strip_width(arena.parameters)
     zero = arena.memory[arena.numbers[ZEROS]]
     base = arena.numbers[GRADIENTS] + group * arena.size
-    # Each layer's kernel, then its bias.
-    for part in range(2 * arena.numbers[N_LAYERS]):
+    for part in range(first_part, 2 * arena.numbers[N_LAYERS]):
         layer = part // 2
         height, across = _stored(arena, layer)
         start = base + layer_field(arena, layer, KERNEL)

@@ -1,0 +1,151 @@
+"""A single layer of one or two outputs: rows are read where they lie, since to copy them would cost as much again.
+
+The rows of a part are read twice, for their outputs from memory and for the gradient from the cache; on both ways
+memory is asked for the rows of a part to come.
+"""
+
+from __future__ import annotations
+
+from numba import config
+
+from fastsgd.kernels.dots import make_scattered_dots, make_scattered_sums
+from fastsgd.kernels.jit import inlined, serial, small
+from fastsgd.kernels.machine import advance, never_inline
+from fastsgd.kernels.matmul import Matrix
+from fastsgd.kernels.network import (
+    BIAS_START,
+    COUNT_UP,
+    COUNT_UP_SIZE,
+    DELTAS,
+    DOT_OUTPUTS,
+    GRADIENTS,
+    KERNEL,
+    N_LAYERS,
+    N_OUT,
+    NO_BIAS,
+    OUTPUTS,
+    SCALE,
+    SHIFT,
+    layer_field,
+    rows_of,
+)
+
+_eight_dots = make_scattered_dots(8, standardized=False)
+_one_dot = make_scattered_dots(1, standardized=False)
+_eight_standard_dots = make_scattered_dots(8, standardized=True)
+_one_standard_dot = make_scattered_dots(1, standardized=True)
+_eight_sums = make_scattered_sums(8, standardized=False)
+_one_sum = make_scattered_sums(1, standardized=False)
+_eight_standard_sums = make_scattered_sums(8, standardized=True)
+_one_standard_sum = make_scattered_sums(1, standardized=True)
+
+
+@small
+def reads_in_place(arena, groups):
+    """Whether the rows of a batch in so many groups are not copied."""
+    return groups > 0 and arena.numbers[N_LAYERS] == 1 and layer_field(arena, 0, N_OUT) <= DOT_OUTPUTS
+
+
+def _value(x, at, shift, scale, k, standardized):
+    return (x[at + k] - shift[k]) * scale[k] if standardized else x[at + k]
+
+
+def _dots_plain(x, width, order, ahead, m, shift, scale, standardized, weights, out, start):
+    """out (m, 1) := start + a (m, width) @ weights, where a are rows of x, standardized where asked for."""
+    for i in range(m):
+        total = start
+        for k in range(width):
+            total += _value(x, order[i] * width, shift, scale, k, standardized) * weights[k]
+        out.data[out.start + i * out.row] = total
+
+
+def _dots_vectors(x, width, order, ahead, m, shift, scale, standardized, weights, out, start):
+    never_inline()
+    i = 0
+    while i < m:
+        here, there, result = advance(order, i), advance(ahead, i), advance(out.data, out.start + i * out.row)
+        if m - i >= 8 and standardized:
+            _eight_standard_dots(x, width, here, there, shift, scale, weights, result, out.row, start)
+        elif m - i >= 8:
+            _eight_dots(x, width, here, there, shift, scale, weights, result, out.row, start)
+        elif standardized:
+            _one_standard_dot(x, width, here, there, shift, scale, weights, result, out.row, start)
+        else:
+            _one_dot(x, width, here, there, shift, scale, weights, result, out.row, start)
+        i += 8 if m - i >= 8 else 1
+
+
+_dots = serial(_dots_plain if config.DISABLE_JIT else _dots_vectors)
+
+
+def _sums_plain(x, width, order, ahead, m, shift, scale, standardized, factor, out, fresh):
+    """out := a (m, width).T @ factor (m, 1), added to what is there unless `fresh`."""
+    for k in range(width):
+        total = out[k] * 0 if fresh else out[k]
+        for i in range(m):
+            value = _value(x, order[i] * width, shift, scale, k, standardized)
+            total += value * factor.data[factor.start + i * factor.row]
+        out[k] = total
+
+
+def _sums_vectors(x, width, order, ahead, m, shift, scale, standardized, factor, out, fresh):
+    never_inline()
+    i = 0
+    while i < m:
+        here, there = advance(order, i), advance(ahead, i)
+        d, empty = advance(factor.data, factor.start + i * factor.row), fresh and i == 0
+        if m - i >= 8 and standardized:
+            _eight_standard_sums(x, width, here, there, shift, scale, d, factor.row, out, empty)
+        elif m - i >= 8:
+            _eight_sums(x, width, here, there, shift, scale, d, factor.row, out, empty)
+        elif standardized:
+            _one_standard_sum(x, width, here, there, shift, scale, d, factor.row, out, empty)
+        else:
+            _one_sum(x, width, here, there, shift, scale, d, factor.row, out, empty)
+        i += 8 if m - i >= 8 else 1
+
+
+_sums = serial(_sums_plain if config.DISABLE_JIT else _sums_vectors)
+
+
+@inlined
+def _places(arena, rows, position, ahead):
+    """Where the rows from `position` on lie, and those from `ahead` on: a pointer, and two orders. Rows in their own
+    order have that of numbers that count up, which may not reach as far as `ahead`."""
+    if rows.ordered:
+        return rows.x, advance(rows.order, position), advance(rows.order, ahead)
+    own = advance(arena.numbers, arena.numbers[COUNT_UP])
+    distance = ahead - position if ahead - position <= COUNT_UP_SIZE // 2 else 0
+    return advance(rows.x, position * rows.n_in), own, advance(own, distance)
+
+
+@inlined
+def outputs_in_place(arena, rows, position, ahead, at, m):
+    """The layer's outputs of m rows, without its activation, into rows of the workspace from `at` on."""
+    x, order, there = _places(arena, rows, position, ahead)
+    out = rows_of(arena, OUTPUTS, 1, at)
+    shift, scale = arena.numbers[SHIFT], arena.numbers[SCALE]
+    bias = layer_field(arena, 0, BIAS_START)
+    for j in range(layer_field(arena, 0, N_OUT)):
+        weights = advance(arena.parameters, layer_field(arena, 0, KERNEL) + j * rows.n_in)
+        start = arena.parameters[bias + j] if bias != NO_BIAS else weights[0] * 0
+        column = Matrix(out.data, out.start + j, out.row, 1)
+        _dots(
+            x, rows.n_in, order, there, m, advance(arena.memory, shift), advance(arena.memory, scale), scale > shift,
+            weights, column, start,
+        )  # fmt: skip
+
+
+@inlined
+def gradient_in_place(arena, rows, position, ahead, at, m, group, is_first):
+    """Add the kernel's gradient over m rows to that of a group, or set it where `is_first`."""
+    x, order, there = _places(arena, rows, position, ahead)
+    delta = rows_of(arena, DELTAS, 1, at)
+    shift, scale = arena.numbers[SHIFT], arena.numbers[SCALE]
+    base = arena.numbers[GRADIENTS] + group * arena.size + layer_field(arena, 0, KERNEL)
+    for j in range(layer_field(arena, 0, N_OUT)):
+        column = Matrix(delta.data, delta.start + j, delta.row, 1)
+        _sums(
+            x, rows.n_in, order, there, m, advance(arena.memory, shift), advance(arena.memory, scale), scale > shift,
+            column, advance(arena.memory, base + j * rows.n_in), is_first,
+        )  # fmt: skip
