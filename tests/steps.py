@@ -22,7 +22,7 @@ CASES = [
     ([6, 40, 2], "relu", "linear", "sparse_categorical_crossentropy", 9, False),
     ([12, 300, 3, 70, 4], "relu", "linear", "mae", 257, True),
 ]
-# Batches that are taken in groups of rows, each with a gradient of its own: from 128 rows of a small network, from 64
+# Batches that are taken in groups of rows, each with a gradient of its own: from 128 rows of a small network, from 32
 # of a single layer; tails that are no groups, or smaller than one; the most groups there are, and a tail with more.
 GROUPED = [
     ([10, 64, 64, 1], "relu", "linear", "mse", 128, True, 128 + 3),

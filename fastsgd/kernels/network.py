@@ -56,7 +56,7 @@ MAX_THREADS = 64  # that work on one step; more would find nothing to do
 # workspace together, rows of a batch from which it pays, parameters up to which it does; all three also for a network
 # of a single layer, which reads its rows twice and must find them in the first cache again.
 _GROUP_ROWS, _GROUPED_BATCH, _GROUPED_SIZE = 64, 128, 2**15
-_LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 64, 2**17
+_LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 32, 2**17
 TASK_ROWS = 96 if TILE_ROWS > 6 else 48  # rows of a kernel that one task updates: whole tiles and strips
 CHUNK_ROWS = 256  # rows whose products are summed before the next are read, in long sums
 SUMS_ROW = MAX_TASK_COLUMNS + 16  # from row to row of sums in scratch memory; no power of two
