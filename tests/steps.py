@@ -42,8 +42,8 @@ LONG = [
     ([300, 112, 1], "sigmoid", "linear", "mse", 257, True, 600),
     ([1100, 130], "relu", "linear", "mse", 300, True, 557),
 ]
-# One or two outputs of one layer: rows are read where they lie, eight and one at a time, and memory is asked for rows to
-# come, of this task, of the thread's next one and of the next batch.
+# One or two outputs of one layer: rows are read where they lie, eight and one at a time, and memory is asked for rows
+# to come, of this task, of the thread's next one and of the next batch.
 LINEAR = [
     *(([n, 1], "relu", "linear", "mse", 70, n % 2 > 0, 300) for n in (1, 7, 8, 15, 16, 17, 31, 32, 33, 100)),
     *(([n, 2], "relu", "tanh", "mse", 96, n % 2 > 0, 96 + 65) for n in (3, 16, 45)),

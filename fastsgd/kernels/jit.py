@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from numba import config, njit
-from numba.core import caching
+from numba.core import caching, ir
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # no "nnan", no "ninf": a NaN must survive to be seen
@@ -77,6 +79,34 @@ class _KernelCache(caching.FunctionCache):
     _impl_class = _KernelCacheImpl
 
 
+@contextmanager
+def _one_scope() -> Iterator[None]:
+    """Let Numba copy statements without all the variables around them.
+
+    Where one function is pasted into another, Numba 0.68 copies each block of its statements, and with each block the
+    table of all variables, of which one is then used: a seventh of a cold start. What it pastes was made for that one
+    place, so the copies may as well have the table itself.
+    """
+    with global_compiler_lock:
+        before = ir.Scope.__dict__.get("__deepcopy__")
+        ir.Scope.__deepcopy__ = lambda scope, memo: scope
+        try:
+            yield
+        finally:
+            if before is None:
+                del ir.Scope.__deepcopy__
+            else:
+                ir.Scope.__deepcopy__ = before
+
+
+class Kernel(CPUDispatcher):
+    """A kernel for Numba to call and to compile."""
+
+    def compile(self, sig: Any) -> Any:
+        with _one_scope():
+            return super().compile(sig)
+
+
 _KEPT: list[Any] = []  # the kernels whose machine code is kept in files
 
 
@@ -89,6 +119,8 @@ def _compile(
     function: Callable[..., Any], *, cached: bool = True, fastmath: set[str] | bool = FASTMATH, **options: Any
 ) -> Any:
     dispatcher = njit(nogil=True, error_model="numpy", fastmath=fastmath, no_cfunc_wrapper=True, **options)(function)
+    if not config.DISABLE_JIT:
+        dispatcher.__class__ = Kernel
     if cached and not config.DISABLE_JIT:
         try:
             dispatcher._cache = _KernelCache(function)
@@ -116,7 +148,7 @@ def inlined(function: Callable[..., Any]) -> Any:
     return _compile(function, cached=False, inline="always")
 
 
-class _CompiledOnly(CPUDispatcher):
+class _CompiledOnly(Kernel):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self.__name__} is a part of kernels, to be called from compiled code only")
 

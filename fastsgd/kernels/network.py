@@ -235,25 +235,28 @@ def _task_shape(rows, columns, width):
     return TASK_ROWS, min(strips * width, MAX_TASK_COLUMNS // width * width)
 
 
-@inlined
-def _weight_tasks(layers, width):
-    tasks = []
+@small
+def _put_weight_tasks(layers, width, table):
+    """Fill the table of weight tasks, as far as it goes; returns how many there are."""
+    count = 0
     for layer in range(layers.shape[0] - 1, -1, -1):
         row = layers[layer]
         rows, columns = stored_shape(row[N_IN], row[N_OUT], row[TRANSPOSED])
         height, across = _task_shape(rows, columns, width)
         for first in range(0, rows, height):
             for left in range(0, columns, across):
-                tasks.append((layer, first, min(rows, first + height), left, min(columns, left + across)))
+                if count < table.shape[0]:
+                    table[count, TASK_LAYER], table[count, TASK_ROW] = layer, first
+                    table[count, TASK_ROW_END] = min(rows, first + height)
+                    table[count, TASK_COLUMN], table[count, TASK_COLUMN_END] = left, min(columns, left + across)
+                count += 1
     for layer in range(layers.shape[0]):
         if layers[layer, BIAS_START] != NO_BIAS:
-            tasks.append((layer, ALL_BIAS, ALL_BIAS, ALL_BIAS, ALL_BIAS))
-    table = np.empty((len(tasks), 5), np.int64)
-    for t in range(len(tasks)):
-        layer, first, last, left, right = tasks[t]
-        table[t, TASK_LAYER], table[t, TASK_ROW], table[t, TASK_ROW_END] = layer, first, last
-        table[t, TASK_COLUMN], table[t, TASK_COLUMN_END] = left, right
-    return table
+            if count < table.shape[0]:
+                table[count, :] = ALL_BIAS
+                table[count, TASK_LAYER] = layer
+            count += 1
+    return count
 
 
 @inlined
@@ -325,7 +328,8 @@ def make_workspace(network, max_rows):
     workers = max(1, min(MAX_THREADS, rows // own))
     layout, row_elements = _layout_table(layers, rows, like)
     panels, packed = _panel_table(layers, like, width)
-    tasks = _weight_tasks(layers, width)
+    tasks = np.empty((_put_weight_tasks(layers, width, layers[:0]), 5), np.int64)
+    _put_weight_tasks(layers, width, tasks)
     tables = layers.size + layout.size + panels.size + tasks.size
     numbers = np.zeros(_TABLES + tables + COUNT_UP_SIZE, np.int64)
     at = _put_table(numbers, LAYERS, _TABLES, layers)

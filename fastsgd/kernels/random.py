@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastsgd.kernels.jit import inlined, serial
+from fastsgd.kernels.jit import inlined, serial, small
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -68,7 +68,7 @@ def make_cipher(key, size):
     return Cipher(int(size), rows, (size + rows - 1) // rows, keys)
 
 
-@inlined
+@small
 def _turn(key, half, other, size):
     """One Feistel round on a half in [0, size): add noise that depends on the other half, modulo size."""
     z = (np.uint64(other) + key) * _GOLDEN
@@ -79,7 +79,7 @@ def _turn(key, half, other, size):
     return moved - size * np.int64(moved >= size)
 
 
-@inlined
+@small
 def _stir(cipher, value):
     """Six rounds on the cell of the grid that `value` is."""
     first, second, third, fourth, fifth, sixth = cipher.keys

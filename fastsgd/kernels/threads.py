@@ -10,9 +10,9 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core.registry import CPUDispatcher
 
 from fastsgd.kernels.host import cpu_limits
+from fastsgd.kernels.jit import Kernel
 
 # A thread that waits at the end of a parallel region spins first and sleeps later. GNU OpenMP spins for milliseconds,
 # which starves the very thread it waits for when something else runs on the cores: with one busy process beside two
@@ -157,7 +157,7 @@ def one_at_a_time(dispatcher: Any) -> Any:
     return dispatcher
 
 
-class _OneAtATime(CPUDispatcher):
+class _OneAtATime(Kernel):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with _DOOR:
             return super().__call__(*args, **kwargs)
