@@ -44,15 +44,15 @@ def _versions() -> dict[str, str | None]:
 
 
 def _processor() -> dict[str, Any]:
-    from fastsgd.kernels import host, tile
+    from fastsgd.kernels import host, vectors
 
-    features = tile.host_features()
+    features = vectors.host_features()
     return {
         "name": host.processor_name(),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in features],
-        "vector_bytes": tile.VECTOR_BYTES,
-        "tile_rows": tile.TILE_ROWS,
-        "tile_vectors": tile.TILE_VECTORS,
+        "vector_bytes": vectors.VECTOR_BYTES,
+        "tile_rows": vectors.TILE_ROWS,
+        "tile_vectors": vectors.TILE_VECTORS,
     }
 
 
