@@ -25,7 +25,7 @@ def test_steps_agree_with_the_reference(group, dtype):
 
 @njit
 def rows_of_groups(n_layers, n_parameters, rows):
-    return network.group_rows(n_layers, n_parameters, rows), network.block_rows(n_parameters)
+    return network.group_rows(n_layers, n_parameters, rows)
 
 
 def test_a_workspace_has_room_for_every_smaller_batch():
@@ -38,10 +38,11 @@ def test_a_workspace_has_room_for_every_smaller_batch():
             numbers = workspace.numbers
             room = numbers[network.SCRATCH] - numbers[network.GRADIENTS]
             for rows in range(1, most + 1):
-                height, block = rows_of_groups(len(layers), size, rows)
+                height = rows_of_groups(len(layers), size, rows)
                 groups = -(-rows // height) if height else 0
                 assert groups * size <= room, (most, rows)
-                assert max(groups, 0 if height else -(-rows // block)) <= workspace.block_loss.size, (most, rows)
+                sums = groups if height else -(-rows // network.BLOCK_ROWS)
+                assert sums <= workspace.block_loss.size, (most, rows)
 
 
 def test_two_hundred_steps_of_the_seed_network():

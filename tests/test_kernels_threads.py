@@ -68,9 +68,9 @@ def prepared(case):
     return arguments, lambda: (losses.tobytes(), model.network.parameters.tobytes(), state.velocity.tobytes())
 
 
-def begin(arguments):
+def begin(arguments, threads):
     network, state, workspace = arguments[:3]
-    start_slab(network, workspace, state.rates, state.loss_parameters)
+    start_slab(network, workspace, state.rates, state.loss_parameters, threads)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,9 @@ def test_plain_threads_give_the_bits_of_one(threads, serial_bits):
     for case, wanted in zip(CASES, serial_bits, strict=True):
         for _ in range(3):
             arguments, bits = prepared(case)
-            begin(arguments)
-            share(train_worker, min(threads, arguments[2].workers), *arguments)
+            workers = min(threads, arguments[2].workers)
+            begin(arguments, workers)
+            share(train_worker, workers, *arguments)
             assert bits() == wanted, case
 
 
@@ -99,7 +100,7 @@ def test_workers_that_come_late_or_not_at_all_are_not_waited_for(late, serial_bi
     """Only workers 1 and 3 of those there is room for: one at once, one in the middle or when all is done."""
     for case, wanted in zip(CASES, serial_bits, strict=True):
         arguments, bits = prepared(case)
-        begin(arguments)
+        begin(arguments, 2)
         workers = [number for number in (1, 3) if number < arguments[2].workers] or [0]
 
         def work(number, wait, arguments=arguments):
@@ -123,8 +124,9 @@ def test_predictions_of_plain_threads_have_the_bits_of_one():
         assert 1 <= workspace.workers <= MAX_THREADS
         forward_slab_serial(model.network, workspace, x, False, outs[0])
         for out, threads in zip(outs[1:], (1, 2, 3, 5), strict=True):
-            start_slab(model.network, workspace, workspace.memory[:0], workspace.memory[:0])
-            share(forward_worker, min(threads, workspace.workers), model.network, workspace, x, False, out)
+            workers = min(threads, workspace.workers)
+            start_slab(model.network, workspace, workspace.memory[:0], workspace.memory[:0], workers)
+            share(forward_worker, workers, model.network, workspace, x, False, out)
             np.testing.assert_array_equal(out, outs[0])
 
 

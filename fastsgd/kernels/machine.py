@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, config, types
+from numba import carray, config, get_num_threads, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -192,6 +192,15 @@ def _compiled_give_way(typing):
     return types.void(), codegen
 
 
+@intrinsic
+def _compiled_region_threads(typing):
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function_type = ir.FunctionType(_I64, [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, function_type, "get_num_threads"), [])
+
+    return types.intp(), codegen
+
+
 def _nothing() -> None:
     """One thread of plain Python never waits."""
 
@@ -204,6 +213,10 @@ read_counter = _plain_read if config.DISABLE_JIT else _compiled_read
 # Tell the core, and then the operating system, that this thread only waits.
 pause = _nothing if config.DISABLE_JIT else _compiled_pause
 give_way = _nothing if config.DISABLE_JIT else _compiled_give_way
+
+# region_threads(): threads of the parallel region that the function calling this will start. Numba's own word for it
+# holds an address, so that a function with it could not be kept in a file.
+region_threads = get_num_threads if config.DISABLE_JIT else _compiled_region_threads
 
 
 @intrinsic

@@ -133,13 +133,13 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
             px = advance(aux.data, aux.start + i * aux.row + j)
             left = m - i
             if not half:
-                # Six rows and ten, in fives: four would be too few chains.
-                if left >= TILE_ROWS and left != 10:
+                # No tile of fewer than eight chains where tiles of four and five rows do without.
+                if left >= TILE_ROWS and not TILE_ROWS < left <= TILE_ROWS + 4:
                     _rows_full(
                         mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
                     )
                     i += TILE_ROWS
-                elif left >= 5:
+                elif left >= 5 and left != 8:
                     _rows_five(
                         mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
                     )

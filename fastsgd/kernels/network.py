@@ -37,13 +37,13 @@ DOT_OUTPUTS = 2  # up to so many outputs are dot products with the kernel as it 
 TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
 
 # Where things lie in `Workspace.numbers`, after the counters: first of the four tables, and how long some are; then
-# where the parts of `Workspace.memory` start.
+# where the parts of `Workspace.memory` start, threads that will work, and rows that there is room for.
 (
     LAYERS, LAYOUT, PANELS, TASKS, N_LAYERS, N_TASKS,
     OUTPUTS, DELTAS, SLOPES, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, SCRATCH, ZEROS, ONE, SHIFT, SCALE, SETTINGS,
-    COUNT_UP,
-) = range(COUNTERS, COUNTERS + 20)  # fmt: skip
-_TABLES = COUNTERS + 20
+    COUNT_UP, THREADS, ROWS,
+) = range(COUNTERS, COUNTERS + 22)  # fmt: skip
+_TABLES = COUNTERS + 22
 COUNT_UP_SIZE = 128  # numbers from 0 on: the order of rows that have none
 RATE, MOMENTUM_RATE, LOSS_PARAMETERS = 0, 1, 2  # where in SETTINGS, which end with the two parameters of the loss
 ALL_BIAS = -1
@@ -58,6 +58,7 @@ MAX_THREADS = 64  # that work on one step; more would find nothing to do
 _GROUP_ROWS, _GROUPED_BATCH, _GROUPED_SIZE = 64, 128, 2**15
 _LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 32, 2**17
 TASK_ROWS = 96 if TILE_ROWS > 6 else 48  # rows of a kernel that one task updates: whole tiles and strips
+BLOCK_ROWS = 16 if TILE_ROWS <= 6 else 2 * TILE_ROWS  # rows of the smallest blocks, and of those a loss is summed over
 CHUNK_ROWS = 256  # rows whose products are summed before the next are read, in long sums
 SUMS_ROW = MAX_TASK_COLUMNS + 16  # from row to row of sums in scratch memory; no power of two
 SCRATCH_SIZE = (CHUNK_ROWS + SUMS_ROW) * TASK_ROWS  # elements of a thread's scratch memory
@@ -184,13 +185,15 @@ def _leading(n, like):
 
 
 @small
-def block_rows(n_parameters):
-    """Rows that go through all layers together while they are in cache. Small networks have small blocks, which spread
-    evenly; kernels that fill the cache are read once a block, so larger ones pay."""
-    rows = 16 if TILE_ROWS <= 6 else 2 * TILE_ROWS
-    if n_parameters >= 2**21:
-        return 4 * rows
-    return 2 * rows if n_parameters >= 2**17 else rows
+def block_rows(n_parameters, rows, threads):
+    """Rows of `rows` that go through all layers together while they are in cache: as many times `BLOCK_ROWS` as give
+    each thread its part, up to 4 or 8 where kernels fill the cache, which are read once for each block."""
+    most = 1
+    if n_parameters >= 2**17:
+        most = 4 if n_parameters < 2**21 else 8
+    parts = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    turns = (parts + threads * most - 1) // (threads * most)
+    return BLOCK_ROWS * max(1, (parts + threads * turns - 1) // (threads * turns))
 
 
 @small
@@ -208,9 +211,9 @@ def group_rows(n_layers, n_parameters, rows):
         least, largest = _LINEAR_BATCH, _LINEAR_SIZE
     if rows < least or n_parameters > largest:
         return 0
-    size, block = sub_rows(n_layers), block_rows(n_parameters)
+    size = sub_rows(n_layers)
     groups = min(MAX_THREADS, (rows + size - 1) // size)
-    return ((rows + groups - 1) // groups + block - 1) // block * block
+    return ((rows + groups - 1) // groups + BLOCK_ROWS - 1) // BLOCK_ROWS * BLOCK_ROWS
 
 
 @small
@@ -322,9 +325,9 @@ def make_workspace(network, max_rows):
     n_layers, width = layers.shape[0], strip_width(like)
     # The rows that are in memory at a time, and those of them that are a thread's own: its group's, or the block of a
     # prediction.
-    block, groups = block_rows(like.size), most_groups(n_layers, like.size, max_rows)
-    own = max(sub_rows(n_layers), block) if groups > 0 else block
-    rows = max(_GROUPED_BATCH, groups * own) if groups > 0 else max(max_rows, block)
+    groups = most_groups(n_layers, like.size, max_rows)
+    own = max(sub_rows(n_layers), BLOCK_ROWS) if groups > 0 else BLOCK_ROWS
+    rows = max(_GROUPED_BATCH, groups * own) if groups > 0 else max(max_rows, BLOCK_ROWS)
     workers = max(1, min(MAX_THREADS, rows // own))
     layout, row_elements = _layout_table(layers, rows, like)
     panels, packed = _panel_table(layers, like, width)
@@ -338,7 +341,7 @@ def make_workspace(network, max_rows):
     numbers[COUNT_UP] = _put_table(numbers, TASKS, at, tasks)
     for i in range(COUNT_UP_SIZE):
         numbers[numbers[COUNT_UP] + i] = i
-    numbers[N_LAYERS], numbers[N_TASKS] = n_layers, tasks.shape[0]
+    numbers[N_LAYERS], numbers[N_TASKS], numbers[ROWS] = n_layers, tasks.shape[0], rows
     end = _place(numbers, OUTPUTS, 0, row_elements)
     end = _place(numbers, DELTAS, end, row_elements)
     sloped = False
@@ -357,7 +360,7 @@ def make_workspace(network, max_rows):
     end = _place(numbers, SETTINGS, end, 4)
     memory = aligned_zeros(end, like)
     memory[numbers[ONE]] = 1
-    block_loss = np.zeros(max_rows // block + groups + 1, np.float64)
+    block_loss = np.zeros(max_rows // BLOCK_ROWS + groups + 1, np.float64)
     return Workspace(max_rows, workers, memory, numbers, block_loss)
 
 

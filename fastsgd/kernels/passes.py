@@ -17,7 +17,7 @@ from fastsgd.kernels.activations import (
     scale_rows,
 )
 from fastsgd.kernels.dots import make_dots
-from fastsgd.kernels.jit import inlined, serial
+from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.linear import outputs_in_place
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
 from fastsgd.kernels.machine import advance, never_inline, pointer, prefetch, view
@@ -50,7 +50,6 @@ from fastsgd.kernels.network import (
     SLOPES,
     TARGETS,
     ZEROS,
-    block_rows,
     layer_field,
     panel_field,
     rows_of,
@@ -289,9 +288,15 @@ def _take_targets(arena, rows, position, at, m):
     return target, weight
 
 
+@small
+def _from_row(matrix, row):
+    return Matrix(matrix.data, matrix.start + row * matrix.row, matrix.row, matrix.col)
+
+
 @inlined
-def _block(arena, loss, rows, worker, position, ahead, at, m, scale, in_place):
-    """Forward, loss and deltas of one block of m rows; returns the sum of its losses."""
+def _block(arena, loss, rows, sums, unit, worker, row, position, ahead, at, m, scale, in_place):
+    """Forward, loss and deltas of one block of m rows, the first of them the batch's `row`. Their losses are added to
+    the sums, one for each `unit` rows of the batch."""
     last = arena.numbers[N_LAYERS]
     n = layer_field(arena, last - 1, N_OUT)
     raw = takes_raw_outputs(loss)
@@ -301,29 +306,34 @@ def _block(arena, loss, rows, worker, position, ahead, at, m, scale, in_place):
     delta = rows_of(arena, DELTAS, last, at)
     parameters = advance(arena.memory, arena.numbers[SETTINGS] + LOSS_PARAMETERS)
     scratch = advance(arena.memory, arena.numbers[SCRATCH] + worker * SCRATCH_SIZE)
-    total = loss_rows(loss, parameters, out, target, weight, m, n, scale, delta, scratch)
+    for first in range(0, m, unit):
+        sums[(row + first) // unit] += loss_rows(
+            loss, parameters, _from_row(out, first), _from_row(target, first), _from_row(weight, first),
+            min(unit, m - first), n, scale, _from_row(delta, first), scratch,
+        )  # fmt: skip
     activation = layer_field(arena, last - 1, ACTIVATION)
     if not raw and has_slope(activation):
         scale_rows(delta, rows_of(arena, SLOPES, last, at), m, n)
     elif not raw and activation != LINEAR:
         relu_or_softmax_grad(activation, out, delta, m, n)
     _backward(arena, at, m)
-    return total
 
 
 @inlined
-def rows_pass(arena, loss, rows, worker, position, ahead, at, m, left, scale, in_place):
-    """m rows of a slab from `position` in its order on, block by block into the rows of the workspace from `at` on.
+def rows_pass(arena, loss, rows, sums, unit, worker, row, position, ahead, at, m, size, left, scale, in_place):
+    """m rows of a batch, from its `row` and the slab's `position` on, in blocks of `size`, into rows of the workspace
+    from `at` on.
 
-    Their deltas are those of `scale` * loss; returns the sum of their losses. `left` rows, these m the first of them,
-    will follow one another. Rows that are read `in_place` are one block, and as many are asked for from `ahead` on.
+    Their deltas are those of `scale` * loss; their losses are added to the sums, one for each `unit` rows of the batch.
+    `left` rows, these m the first of them, will follow one another. Rows that are read `in_place` are one block, and as
+    many are asked for from `ahead` on.
     """
-    size = m if in_place else block_rows(arena.size)
-    total = 0.0
     for first in range(0, m, size):
         # Memory has the time of one block to bring the next.
         if first + size < left and not in_place:
             expect_rows(rows, position + first + size, min(size, left - first - size), True)
         count = min(size, m - first)
-        total += _block(arena, loss, rows, worker, position + first, ahead, at + first, count, scale, in_place)
-    return total
+        _block(
+            arena, loss, rows, sums, unit, worker, row + first, position + first, ahead, at + first, count, scale,
+            in_place,
+        )  # fmt: skip

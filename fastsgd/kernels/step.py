@@ -18,17 +18,20 @@ from numba import prange
 from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_tasks
 from fastsgd.kernels.jit import inlined, parallel, serial, small
 from fastsgd.kernels.linear import gradient_in_place, reads_in_place
-from fastsgd.kernels.machine import never_inline, pointer
+from fastsgd.kernels.machine import never_inline, pointer, region_threads
 from fastsgd.kernels.network import (
+    BLOCK_ROWS,
     LOSS_PARAMETERS,
     N_LAYERS,
     N_TASKS,
     ONE,
     OUTPUTS,
     RATE,
+    ROWS,
     SCALE,
     SETTINGS,
     SHIFT,
+    THREADS,
     Arena,
     block_rows,
     group_rows,
@@ -40,13 +43,17 @@ from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
 
 
 @serial
-def start_slab(network, workspace, rates, loss_parameters):
+def start_slab(network, workspace, rates, loss_parameters, threads):
     """Begin a slab, before any worker: no task is taken yet, and what standardizes, the rates and the parameters of the
-    loss (both empty for a prediction) are copied to the workspace."""
+    loss (both empty for a prediction) are copied to the workspace.
+
+    Blocks are made for so many threads; the numbers of workers that predict are below it.
+    """
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers
     for i in range(COUNTERS):
         numbers[i] = 0
+    numbers[THREADS] = threads
     settings = numbers[SETTINGS]
     starts = (numbers[SHIFT], numbers[SCALE], settings + RATE, settings + LOSS_PARAMETERS)
     for start, values in zip(starts, (network.shift, network.scale, rates, loss_parameters)):
@@ -64,18 +71,25 @@ def _arena(network, workspace):
 
 @small
 def _rows_tasks(arena, m):
-    """(tasks of the rows region for a batch of m rows, rows of each, groups or 0)."""
+    """(tasks of the rows region for a batch of m rows, rows of each, groups or 0). Rows of a group do not depend on
+    the number of threads, those of a block do."""
     size = group_rows(arena.numbers[N_LAYERS], arena.size, m)
     if size > 0:
         groups = (m + size - 1) // size
         return groups, size, groups
-    size = block_rows(arena.size)
+    size = block_rows(arena.size, m, arena.numbers[THREADS])
     return (m + size - 1) // size, size, 0
 
 
+@small
+def _loss_unit(size, groups):
+    """Rows of a batch whose losses are one sum, whatever the blocks."""
+    return size if groups > 0 else BLOCK_ROWS
+
+
 @inlined
-def _rows_task(arena, loss, rows, worker, start, m, n_rows, task):
-    """One block or one group of the batch of m rows at position `start` of the slab; returns the sum of its losses."""
+def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
+    """One block or one group of the batch of m rows at position `start` of the slab, and the sums of its losses."""
     _, size, groups = _rows_tasks(arena, m)
     first = task * size
     last = min(m, first + size)
@@ -86,10 +100,13 @@ def _rows_task(arena, loss, rows, worker, start, m, n_rows, task):
     next_own = (task + 2) * size
     in_place = reads_in_place(arena, groups)
     if next_own < m and not in_place:
-        expect_rows(rows, start + next_own, min(block_rows(arena.size), m - next_own), True)
+        expect_rows(rows, start + next_own, min(BLOCK_ROWS, m - next_own), True)
+    unit = _loss_unit(size, groups)
+    for index in range(first // unit, (last + unit - 1) // unit):
+        sums[index] = 0.0
     # A group passes through rows of the workspace that are its thread's own, a part at a time.
     part = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
-    total = 0.0
+    block = BLOCK_ROWS if groups > 0 and not in_place else part
     for begin in range(first, last, part):
         count = min(part, last - begin)
         at = worker * part if groups > 0 else begin
@@ -99,12 +116,14 @@ def _rows_task(arena, loss, rows, worker, start, m, n_rows, task):
             ahead = position
         if in_place:
             expect_rows(rows, ahead, count, False)
-        total += rows_pass(arena, loss, rows, worker, position, ahead, at, count, last - begin, scale, in_place)
+        rows_pass(
+            arena, loss, rows, sums, unit, worker, begin, position, ahead, at, count, block, last - begin, scale,
+            in_place,
+        )  # fmt: skip
         if in_place:
             gradient_in_place(arena, rows, position, ahead, at, count, task, begin == first)
         if groups > 0:
             group_gradient(arena, at, count, task, begin == first, 1 if in_place else 0)
-    return total
 
 
 @inlined
@@ -113,7 +132,7 @@ def _expect_next(arena, rows, start, n_rows, m, task):
     n_tasks, size, groups = _rows_tasks(arena, m)
     first = start + task * size
     if task < n_tasks and first < n_rows and not reads_in_place(arena, groups):
-        expect_rows(rows, first, min(block_rows(arena.size), n_rows - first), True)
+        expect_rows(rows, first, min(BLOCK_ROWS, n_rows - first), True)
 
 
 @small
@@ -133,6 +152,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
     never_inline()
     arena, rows = _arena(network, workspace), source_rows(source)
     velocity, loss, mode = pointer(state.velocity, 0), state.loss, state.mode
+    sums = pointer(workspace.block_loss, 0)
     n_rows, n_weights = source_size(source), arena.numbers[N_TASKS]
     whole = n_rows // batch_size
     tail = n_rows - whole * batch_size
@@ -147,18 +167,19 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
         # The packing is the weights region of a step before the first.
         step = min((task + whole_tasks - n_weights) // whole_tasks - 1, whole)
         m = batch_size if step < whole else tail
-        n_blocks, _, groups = _rows_tasks(arena, m)
+        n_blocks, size, groups = _rows_tasks(arena, m)
         begin = n_weights + step * whole_tasks
         local = task - begin
         if step < 0:
             pack_task(arena, task)
         elif local < n_blocks:
             wait_for_tasks(arena.numbers, begin)
-            workspace.block_loss[local] = _rows_task(arena, loss, rows, worker, step * batch_size, m, n_rows, local)
+            _rows_task(arena, loss, rows, sums, worker, step * batch_size, m, n_rows, local)
         else:
             wait_for_tasks(arena.numbers, begin + n_blocks)
             if local == n_blocks:
-                losses[step] = _mean_loss(workspace.block_loss, n_blocks, m)
+                unit = _loss_unit(size, groups)
+                losses[step] = _mean_loss(sums, (m + unit - 1) // unit, m)
             _expect_next(arena, rows, (step + 1) * batch_size, n_rows, m, local - n_blocks)
             weight_task(arena, velocity, mode, worker, m, groups, local - n_blocks)
         finish_task(arena.numbers)
@@ -167,15 +188,16 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
 @parallel
 def train_slab(network, state, workspace, source, batch_size, losses):
     """One step for each `batch_size` rows of a slab, the last on what is left; losses[i] := mean loss of batch i."""
-    start_slab(network, workspace, state.rates, state.loss_parameters)
-    for worker in prange(workspace.workers):
+    threads = min(workspace.workers, region_threads())
+    start_slab(network, workspace, state.rates, state.loss_parameters, threads)
+    for worker in prange(threads):
         train_worker(np.int64(worker), network, state, workspace, source, batch_size, losses)
 
 
 @serial
 def train_slab_serial(network, state, workspace, source, batch_size, losses):
     """The one-thread twin of `train_slab`."""
-    start_slab(network, workspace, state.rates, state.loss_parameters)
+    start_slab(network, workspace, state.rates, state.loss_parameters, 1)
     train_worker(np.int64(0), network, state, workspace, source, batch_size, losses)
 
 
@@ -194,7 +216,10 @@ def forward_worker(worker, network, workspace, x, raw, out):
     never_inline()
     arena = _arena(network, workspace)
     rows, result = pointer(x, 0), pointer(out, 0)
-    n_rows, n_weights, size = x.shape[0], arena.numbers[N_TASKS], block_rows(arena.size)
+    n_rows, n_weights = x.shape[0], arena.numbers[N_TASKS]
+    # A block in the workspace for each thread.
+    threads = arena.numbers[THREADS]
+    size = min(block_rows(arena.size, n_rows, threads), arena.numbers[ROWS] // threads // BLOCK_ROWS * BLOCK_ROWS)
     end = n_weights + (n_rows + size - 1) // size
     at = worker * size
     while True:
@@ -216,15 +241,16 @@ def forward_worker(worker, network, workspace, x, raw, out):
 @parallel
 def forward_slab(network, workspace, x, raw, out):
     """out (rows, n_outputs) := the network's outputs for x (rows, n_in), without the last activation where `raw`."""
-    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0])
-    for worker in prange(workspace.workers):
+    threads = min(workspace.workers, region_threads())
+    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0], threads)
+    for worker in prange(threads):
         forward_worker(np.int64(worker), network, workspace, x, raw, out)
 
 
 @serial
 def forward_slab_serial(network, workspace, x, raw, out):
     """The one-thread twin of `forward_slab`."""
-    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0])
+    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0], 1)
     forward_worker(np.int64(0), network, workspace, x, raw, out)
 
 

@@ -351,8 +351,9 @@ class Sequential:
         if workspace is None or workspace.max_rows < rows:
             workspace = make_workspace(self.network, rows)
         count = worth_threads(self.work_per_row / 3 * len(x), 1, available_threads(threads))
-        start_slab(self.network, workspace, workspace.memory[:0], workspace.memory[:0])
-        share(forward_worker, min(count, workspace.workers), self.network, workspace, x, raw, out)
+        count = min(count, workspace.workers)
+        start_slab(self.network, workspace, workspace.memory[:0], workspace.memory[:0], count)
+        share(forward_worker, count, self.network, workspace, x, raw, out)
         self._idle[:] = [workspace]
 
     def workspace(self, rows: int) -> Any:

@@ -299,7 +299,7 @@ class Trainer:
         most = min(worth_threads(work, len(losses), available_threads(self.threads)), workspace.workers)
         pace = self._paces.setdefault((batch_size, most), Pace(most))
         threads, begin = pace.threads(), time.perf_counter()
-        start_slab(network, workspace, state.rates, state.loss_parameters)
+        start_slab(network, workspace, state.rates, state.loss_parameters, threads)
         share(train_worker, threads, *arguments)
         pace.did(threads, self._cost_per_row * len(slab), time.perf_counter() - begin)
         self.steps += len(losses)
