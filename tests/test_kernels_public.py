@@ -11,12 +11,30 @@ import naive
 import numpy as np
 import pytest
 from numba import njit, prange
+from numba.core import ir
 
 import fastsgd as fs
 from fastsgd import kernels
+from fastsgd.kernels.jit import exact, inlined
 
 NAMES = {kernels.LINEAR: "linear", kernels.RELU: "relu", kernels.TANH: "tanh", kernels.SIGMOID: "sigmoid"}
 PACKAGE = Path(fs.__file__).parent
+
+
+def test_numba_is_left_as_it_was_when_kernels_are_compiled():
+    @inlined
+    def inner(values):
+        return values[0] + values[1]
+
+    @exact
+    def outer(values):
+        total = inner(values)
+        for _ in range(3):
+            total += inner(values)
+        return total
+
+    assert outer(np.array([1.0, 2.0])) == 12.0
+    assert "__deepcopy__" not in vars(ir.Scope)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

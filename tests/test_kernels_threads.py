@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 from numba import njit
 from steps import GROUPS, optimizer_state, problem, source_of
 
-from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_tasks
+from fastsgd.kernels.crew import COUNTERS, TASKS_DONE, finish_task, take_task, wait_for_tasks
 from fastsgd.kernels.machine import pointer
 from fastsgd.kernels.network import MAX_THREADS
 from fastsgd.kernels.step import forward_slab_serial, forward_worker, start_slab, train_slab_serial, train_worker
@@ -24,6 +23,8 @@ CASES = [
     ([20, 10], "relu", "softmax", "sparse_categorical_crossentropy", 640, True, 3000),
     GROUPS["long"][0],
     ([3, 4, 2], "relu", "linear", "mse", 1, True, 300),  # blocks of one row, and nothing to share
+    ([300, 440, 3], "relu", "linear", "mse", 100, True, 350),  # blocks of 64, 48 or 32 rows by the number of threads
+    ([60, 1], "relu", "linear", "mse", 130, True, 700),  # rows read where they lie
 ]
 
 
@@ -95,20 +96,25 @@ def test_plain_threads_give_the_bits_of_one(threads, serial_bits):
             assert bits() == wanted, case
 
 
-@pytest.mark.parametrize("late", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize("late", ["at once", "in the middle", "when all is done"])
 def test_workers_that_come_late_or_not_at_all_are_not_waited_for(late, serial_bits):
-    """Only workers 1 and 3 of those there is room for: one at once, one in the middle or when all is done."""
+    """Only workers 1 and 3 of those there is room for: one at once, the other when so much is done."""
     for case, wanted in zip(CASES, serial_bits, strict=True):
         arguments, bits = prepared(case)
         begin(arguments, 2)
         workers = [number for number in (1, 3) if number < arguments[2].workers] or [0]
 
-        def work(number, wait, arguments=arguments):
-            time.sleep(wait)
+        def work(number, arguments=arguments):
             train_worker(np.int64(number), *arguments)
 
-        threads = [threading.Thread(target=work, args=pair) for pair in zip(workers, (0, late), strict=False)]
-        for thread in threads:
+        threads = [threading.Thread(target=work, args=(number,)) for number in workers]
+        threads[0].start()
+        if late == "in the middle":
+            while arguments[2].numbers[TASKS_DONE] == 0:
+                pass
+        elif late == "when all is done":
+            threads[0].join(60)
+        for thread in threads[1:]:
             thread.start()
         for thread in threads:
             thread.join(60)
@@ -189,7 +195,7 @@ def test_users_kernels_give_the_same_bits_for_any_number_of_threads_and_any_laye
     for layer in ("omp", "workqueue"):
         for threads in (1, 2, 3, 16):
             environment = os.environ | {"NUMBA_NUM_THREADS": str(threads), "NUMBA_THREADING_LAYER": layer}
-            command = [sys.executable, "-c", _BITS, here, json.dumps(CASES[:3])]
+            command = [sys.executable, "-c", _BITS, here, json.dumps([*CASES[:3], *CASES[-2:]])]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             used, count, found = json.loads(done.stdout)
             assert (used, count) == (layer, threads)

@@ -138,8 +138,6 @@ def problem(rows=3000):
 
 
 def test_threads_are_as_before_after_fit_and_after_an_error():
-    if numba.config.NUMBA_NUM_THREADS == 1:
-        pytest.skip("Numba has one thread")
     x, y, model = problem()
     for own in (1, 2):
         with parallel_region(own):
@@ -155,9 +153,6 @@ def test_threads_are_as_before_after_fit_and_after_an_error():
 
 
 def test_threads_are_as_before_in_each_of_two_python_threads():
-    if numba.config.NUMBA_NUM_THREADS == 1:
-        pytest.skip("Numba has one thread")
-
     def train(own):
         numba.set_num_threads(own)
         x, y, model = problem()

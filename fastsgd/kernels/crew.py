@@ -12,7 +12,7 @@ from fastsgd.kernels.jit import inlined, serial
 from fastsgd.kernels.machine import fetch_add, give_way, never_inline, pause, read_counter
 
 COUNTERS = 32  # two counters, on cache lines of their own
-_TAKEN, _DONE = 0, 16
+TASKS_TAKEN, TASKS_DONE = 0, 16
 # Of 10 to 20 nanoseconds each. A wait is mostly for the end of another thread's task of some microseconds; to offer the
 # core to others costs more than that, and a thread that waits for a core itself does not get this one sooner.
 _PAUSES = 20_000
@@ -21,13 +21,13 @@ _PAUSES = 20_000
 @inlined
 def take_task(counters):
     """The number of a task that is now the caller's."""
-    return fetch_add(counters, _TAKEN, 1)
+    return fetch_add(counters, TASKS_TAKEN, 1)
 
 
 @inlined
 def finish_task(counters):
     """Count a task as done, and show others what it wrote."""
-    fetch_add(counters, _DONE, 1)
+    fetch_add(counters, TASKS_DONE, 1)
 
 
 @serial
@@ -35,7 +35,7 @@ def wait_for_tasks(counters, count):
     """Wait until `count` tasks are done."""
     never_inline()
     turns = 0
-    while read_counter(counters, _DONE) < count:
+    while read_counter(counters, TASKS_DONE) < count:
         turns += 1
         pause()
         if turns % _PAUSES == 0:

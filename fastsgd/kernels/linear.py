@@ -6,6 +6,8 @@ memory is asked for the rows of a part to come.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from numba import config
 
 from fastsgd.kernels.dots import make_scattered_dots, make_scattered_sums
@@ -46,21 +48,52 @@ def reads_in_place(arena, groups):
     return groups > 0 and arena.numbers[N_LAYERS] == 1 and layer_field(arena, 0, N_OUT) <= DOT_OUTPUTS
 
 
-def _value(x, at, shift, scale, k, standardized):
-    return (x[at + k] - shift[k]) * scale[k] if standardized else x[at + k]
+class _InPlace(NamedTuple):
+    """m rows of x by their numbers, those that memory is asked for on the way, and what standardizes them: pointers."""
+
+    x: Any
+    width: int
+    order: Any
+    ahead: Any
+    m: int
+    shift: Any
+    scale: Any
+    standardized: bool
 
 
-def _dots_plain(x, width, order, ahead, m, shift, scale, standardized, weights, out, start):
-    """out (m, 1) := start + a (m, width) @ weights, where a are rows of x, standardized where asked for."""
-    for i in range(m):
+@inlined
+def _in_place(arena, rows, part):
+    """Where rows lie. Those in their own order have that of numbers that count up, which may not reach `ahead`."""
+    shift, scale = arena.numbers[SHIFT], arena.numbers[SCALE]
+    if rows.ordered:
+        x, order, ahead = rows.x, advance(rows.order, part.position), advance(rows.order, part.ahead)
+    else:
+        x = advance(rows.x, part.position * rows.n_in)
+        order = advance(arena.numbers, arena.numbers[COUNT_UP])
+        distance = part.ahead - part.position
+        ahead = advance(order, distance if distance <= COUNT_UP_SIZE // 2 else 0)
+    return _InPlace(
+        x, rows.n_in, order, ahead, part.m, advance(arena.memory, shift), advance(arena.memory, scale), scale > shift
+    )
+
+
+def _value(a, i, k):
+    value = a.x[a.order[i] * a.width + k]
+    return (value - a.shift[k]) * a.scale[k] if a.standardized else value
+
+
+def _dots_plain(a, weights, out, start):
+    """out (m, 1) := start + a (m, width) @ weights"""
+    for i in range(a.m):
         total = start
-        for k in range(width):
-            total += _value(x, order[i] * width, shift, scale, k, standardized) * weights[k]
+        for k in range(a.width):
+            total += _value(a, i, k) * weights[k]
         out.data[out.start + i * out.row] = total
 
 
-def _dots_vectors(x, width, order, ahead, m, shift, scale, standardized, weights, out, start):
+def _dots_vectors(a, weights, out, start):
     never_inline()
+    x, width, order, ahead, m, shift, scale, standardized = a
     i = 0
     while i < m:
         here, there, result = advance(order, i), advance(ahead, i), advance(out.data, out.start + i * out.row)
@@ -78,18 +111,18 @@ def _dots_vectors(x, width, order, ahead, m, shift, scale, standardized, weights
 _dots = serial(_dots_plain if config.DISABLE_JIT else _dots_vectors)
 
 
-def _sums_plain(x, width, order, ahead, m, shift, scale, standardized, factor, out, fresh):
+def _sums_plain(a, factor, out, fresh):
     """out := a (m, width).T @ factor (m, 1), added to what is there unless `fresh`."""
-    for k in range(width):
+    for k in range(a.width):
         total = out[k] * 0 if fresh else out[k]
-        for i in range(m):
-            value = _value(x, order[i] * width, shift, scale, k, standardized)
-            total += value * factor.data[factor.start + i * factor.row]
+        for i in range(a.m):
+            total += _value(a, i, k) * factor.data[factor.start + i * factor.row]
         out[k] = total
 
 
-def _sums_vectors(x, width, order, ahead, m, shift, scale, standardized, factor, out, fresh):
+def _sums_vectors(a, factor, out, fresh):
     never_inline()
+    x, width, order, ahead, m, shift, scale, standardized = a
     i = 0
     while i < m:
         here, there = advance(order, i), advance(ahead, i)
@@ -109,43 +142,21 @@ _sums = serial(_sums_plain if config.DISABLE_JIT else _sums_vectors)
 
 
 @inlined
-def _places(arena, rows, position, ahead):
-    """Where the rows from `position` on lie, and those from `ahead` on: a pointer, and two orders. Rows in their own
-    order have that of numbers that count up, which may not reach as far as `ahead`."""
-    if rows.ordered:
-        return rows.x, advance(rows.order, position), advance(rows.order, ahead)
-    own = advance(arena.numbers, arena.numbers[COUNT_UP])
-    distance = ahead - position if ahead - position <= COUNT_UP_SIZE // 2 else 0
-    return advance(rows.x, position * rows.n_in), own, advance(own, distance)
-
-
-@inlined
-def outputs_in_place(arena, rows, position, ahead, at, m):
-    """The layer's outputs of m rows, without its activation, into rows of the workspace from `at` on."""
-    x, order, there = _places(arena, rows, position, ahead)
-    out = rows_of(arena, OUTPUTS, 1, at)
-    shift, scale = arena.numbers[SHIFT], arena.numbers[SCALE]
+def outputs_in_place(arena, rows, part):
+    """The layer's outputs of some rows, without its activation."""
+    a, out = _in_place(arena, rows, part), rows_of(arena, OUTPUTS, 1, part.at)
     bias = layer_field(arena, 0, BIAS_START)
     for j in range(layer_field(arena, 0, N_OUT)):
         weights = advance(arena.parameters, layer_field(arena, 0, KERNEL) + j * rows.n_in)
         start = arena.parameters[bias + j] if bias != NO_BIAS else weights[0] * 0
-        column = Matrix(out.data, out.start + j, out.row, 1)
-        _dots(
-            x, rows.n_in, order, there, m, advance(arena.memory, shift), advance(arena.memory, scale), scale > shift,
-            weights, column, start,
-        )  # fmt: skip
+        _dots(a, weights, Matrix(out.data, out.start + j, out.row, 1), start)
 
 
 @inlined
-def gradient_in_place(arena, rows, position, ahead, at, m, group, is_first):
-    """Add the kernel's gradient over m rows to that of a group, or set it where `is_first`."""
-    x, order, there = _places(arena, rows, position, ahead)
-    delta = rows_of(arena, DELTAS, 1, at)
-    shift, scale = arena.numbers[SHIFT], arena.numbers[SCALE]
+def gradient_in_place(arena, rows, part, group, is_first):
+    """Add the kernel's gradient over some rows to that of a group, or set it where `is_first`."""
+    a, delta = _in_place(arena, rows, part), rows_of(arena, DELTAS, 1, part.at)
     base = arena.numbers[GRADIENTS] + group * arena.size + layer_field(arena, 0, KERNEL)
     for j in range(layer_field(arena, 0, N_OUT)):
-        column = Matrix(delta.data, delta.start + j, delta.row, 1)
-        _sums(
-            x, rows.n_in, order, there, m, advance(arena.memory, shift), advance(arena.memory, scale), scale > shift,
-            column, advance(arena.memory, base + j * rows.n_in), is_first,
-        )  # fmt: skip
+        factor = Matrix(delta.data, delta.start + j, delta.row, 1)
+        _sums(a, factor, advance(arena.memory, base + j * rows.n_in), is_first)

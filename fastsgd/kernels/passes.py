@@ -83,6 +83,33 @@ class Rows(NamedTuple):
     ordered: bool
 
 
+class Job(NamedTuple):
+    """What a worker does with all rows of a task.
+
+    Deltas are those of `scale` * loss. Losses are added to `sums` (float64), one for each `unit` rows of the batch.
+    """
+
+    loss: int
+    scale: float
+    sums: Any
+    unit: int
+    worker: int
+    in_place: bool  # rows are read where they lie
+
+
+class Part(NamedTuple):
+    """m rows of a batch on their way, the first by its number in the batch, in the slab's order and in the workspace.
+
+    Of rows that are read in place, as many are asked for that come in the order from `ahead` on.
+    """
+
+    row: int
+    position: int
+    at: int
+    m: int
+    ahead: int
+
+
 @inlined
 def source_size(source):
     """Rows of a slab."""
@@ -238,16 +265,17 @@ def forward(arena, at, m, raw):
 
 
 @inlined
-def _forward_with_slopes(arena, rows, position, ahead, at, m, raw, in_place):
+def _forward_with_slopes(arena, rows, job, part, raw):
     """Inputs and `forward`, keeping the slopes of the activations for the way back."""
-    if not in_place:
-        take_inputs(arena, rows.x, rows.n_in, rows.order, rows.ordered, position, at, m)
+    at, m = part.at, part.m
+    if not job.in_place:
+        take_inputs(arena, rows.x, rows.n_in, rows.order, rows.ordered, part.position, at, m)
     last = arena.numbers[N_LAYERS] - 1
     for layer in range(last + 1):
         activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
         left = activation
-        if in_place:
-            outputs_in_place(arena, rows, position, ahead, at, m)
+        if job.in_place:
+            outputs_in_place(arena, rows, part)
         else:
             left = _layer_sums(arena, layer, at, m, activation)
         # A slope that nobody needs, of ReLU, goes where the deltas will be.
@@ -277,8 +305,9 @@ def _backward(arena, at, m):
 
 
 @inlined
-def _take_targets(arena, rows, position, at, m):
-    """Targets and weights of m rows, as Matrices."""
+def _take_targets(arena, rows, part):
+    """Targets and weights of some rows, as Matrices."""
+    position, at, m = part.position, part.at, part.m
     target = Matrix(arena.memory, arena.numbers[TARGETS] + at * rows.n_targets, rows.n_targets, 1)
     _copy_rows(rows.y, rows.n_targets, rows.order, rows.ordered, position, m, target)
     weight = Matrix(arena.memory, arena.numbers[ONE], 0, 0)
@@ -294,22 +323,21 @@ def _from_row(matrix, row):
 
 
 @inlined
-def _block(arena, loss, rows, sums, unit, worker, row, position, ahead, at, m, scale, in_place):
-    """Forward, loss and deltas of one block of m rows, the first of them the batch's `row`. Their losses are added to
-    the sums, one for each `unit` rows of the batch."""
-    last = arena.numbers[N_LAYERS]
+def _block(arena, rows, job, part):
+    """Forward, loss and deltas of one block of rows."""
+    last, at, m = arena.numbers[N_LAYERS], part.at, part.m
     n = layer_field(arena, last - 1, N_OUT)
-    raw = takes_raw_outputs(loss)
-    _forward_with_slopes(arena, rows, position, ahead, at, m, raw, in_place)
-    target, weight = _take_targets(arena, rows, position, at, m)
+    raw = takes_raw_outputs(job.loss)
+    _forward_with_slopes(arena, rows, job, part, raw)
+    target, weight = _take_targets(arena, rows, part)
     out = rows_of(arena, OUTPUTS, last, at)
     delta = rows_of(arena, DELTAS, last, at)
     parameters = advance(arena.memory, arena.numbers[SETTINGS] + LOSS_PARAMETERS)
-    scratch = advance(arena.memory, arena.numbers[SCRATCH] + worker * SCRATCH_SIZE)
-    for first in range(0, m, unit):
-        sums[(row + first) // unit] += loss_rows(
-            loss, parameters, _from_row(out, first), _from_row(target, first), _from_row(weight, first),
-            min(unit, m - first), n, scale, _from_row(delta, first), scratch,
+    scratch = advance(arena.memory, arena.numbers[SCRATCH] + job.worker * SCRATCH_SIZE)
+    for first in range(0, m, job.unit):
+        job.sums[(part.row + first) // job.unit] += loss_rows(
+            job.loss, parameters, _from_row(out, first), _from_row(target, first), _from_row(weight, first),
+            min(job.unit, m - first), n, job.scale, _from_row(delta, first), scratch,
         )  # fmt: skip
     activation = layer_field(arena, last - 1, ACTIVATION)
     if not raw and has_slope(activation):
@@ -320,20 +348,14 @@ def _block(arena, loss, rows, sums, unit, worker, row, position, ahead, at, m, s
 
 
 @inlined
-def rows_pass(arena, loss, rows, sums, unit, worker, row, position, ahead, at, m, size, left, scale, in_place):
-    """m rows of a batch, from its `row` and the slab's `position` on, in blocks of `size`, into rows of the workspace
-    from `at` on.
+def rows_pass(arena, rows, job, part, size, left):
+    """Rows of a batch through all layers and back, in blocks of `size`; where they are read in place, as one block.
 
-    Their deltas are those of `scale` * loss; their losses are added to the sums, one for each `unit` rows of the batch.
-    `left` rows, these m the first of them, will follow one another. Rows that are read `in_place` are one block, and as
-    many are asked for from `ahead` on.
+    `left` rows, those of the part the first of them, will follow one another.
     """
-    for first in range(0, m, size):
+    for first in range(0, part.m, size):
         # Memory has the time of one block to bring the next.
-        if first + size < left and not in_place:
-            expect_rows(rows, position + first + size, min(size, left - first - size), True)
-        count = min(size, m - first)
-        _block(
-            arena, loss, rows, sums, unit, worker, row + first, position + first, ahead, at + first, count, scale,
-            in_place,
-        )  # fmt: skip
+        if first + size < left and not job.in_place:
+            expect_rows(rows, part.position + first + size, min(size, left - first - size), True)
+        m = min(size, part.m - first)
+        _block(arena, rows, job, Part(part.row + first, part.position + first, part.at + first, m, part.ahead))

@@ -38,7 +38,17 @@ from fastsgd.kernels.network import (
     rows_of,
     sub_rows,
 )
-from fastsgd.kernels.passes import Source, expect_rows, forward, rows_pass, source_rows, source_size, take_inputs
+from fastsgd.kernels.passes import (
+    Job,
+    Part,
+    Source,
+    expect_rows,
+    forward,
+    rows_pass,
+    source_rows,
+    source_size,
+    take_inputs,
+)
 from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
 
 
@@ -89,41 +99,36 @@ def _loss_unit(size, groups):
 
 @inlined
 def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
-    """One block or one group of the batch of m rows at position `start` of the slab, and the sums of its losses."""
+    """One block or one group of the batch of m rows at position `start` of the slab's n_rows."""
     _, size, groups = _rows_tasks(arena, m)
     first = task * size
     last = min(m, first + size)
     one = arena.memory[arena.numbers[ONE]]
-    scale = one / (one * m)
+    unit, in_place = _loss_unit(size, groups), reads_in_place(arena, groups)
+    job = Job(loss, one / (one * m), sums, unit, worker, in_place)
+    for index in range(first // unit, (last + unit - 1) // unit):
+        sums[index] = 0.0
     # The first rows of the task after the next: with two threads it is likely this one's, with one thread no task is
     # left out, and with more it is at least in some cache.
     next_own = (task + 2) * size
-    in_place = reads_in_place(arena, groups)
     if next_own < m and not in_place:
         expect_rows(rows, start + next_own, min(BLOCK_ROWS, m - next_own), True)
-    unit = _loss_unit(size, groups)
-    for index in range(first // unit, (last + unit - 1) // unit):
-        sums[index] = 0.0
-    # A group passes through rows of the workspace that are its thread's own, a part at a time.
-    part = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
-    block = BLOCK_ROWS if groups > 0 and not in_place else part
-    for begin in range(first, last, part):
-        count = min(part, last - begin)
-        at = worker * part if groups > 0 else begin
-        position = start + begin
-        ahead = start + (begin + part if begin + part < last else next_own)
+    # A group passes through rows of the workspace that are its thread's own, some at a time.
+    together = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
+    block = BLOCK_ROWS if groups > 0 and not in_place else together
+    for begin in range(first, last, together):
+        count = min(together, last - begin)
+        ahead = start + (begin + together if begin + together < last else next_own)
         if ahead + count > n_rows:
-            ahead = position
+            ahead = start + begin
+        part = Part(begin, start + begin, worker * together if groups > 0 else begin, count, ahead)
         if in_place:
             expect_rows(rows, ahead, count, False)
-        rows_pass(
-            arena, loss, rows, sums, unit, worker, begin, position, ahead, at, count, block, last - begin, scale,
-            in_place,
-        )  # fmt: skip
+        rows_pass(arena, rows, job, part, block, last - begin)
         if in_place:
-            gradient_in_place(arena, rows, position, ahead, at, count, task, begin == first)
+            gradient_in_place(arena, rows, part, task, begin == first)
         if groups > 0:
-            group_gradient(arena, at, count, task, begin == first, 1 if in_place else 0)
+            group_gradient(arena, part.at, count, task, begin == first, 1 if in_place else 0)
 
 
 @inlined
