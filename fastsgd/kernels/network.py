@@ -57,7 +57,9 @@ MAX_THREADS = 64  # that work on one step; more would find nothing to do
 # of a single layer, which reads its rows twice and must find them in the first cache again.
 _GROUP_ROWS, _GROUPED_BATCH, _GROUPED_SIZE = 64, 128, 2**15
 _LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 32, 2**17
-TASK_ROWS = 96 if TILE_ROWS > 6 else 48  # rows of a kernel that one task updates: whole tiles and strips
+TASK_ROWS = 96  # rows of a kernel that one task updates at most: whole tiles and strips
+_SMALL_TASK_ROWS = 48 if TILE_ROWS > 6 else 24
+_LARGE_KERNEL = 2**18  # elements from which a task has all its rows, as its columns then are read from far away
 BLOCK_ROWS = 16 if TILE_ROWS <= 6 else 2 * TILE_ROWS  # rows of the smallest blocks, and of those a loss is summed over
 CHUNK_ROWS = 256  # rows whose products are summed before the next are read, in long sums
 SUMS_ROW = MAX_TASK_COLUMNS + 16  # from row to row of sums in scratch memory; no power of two
@@ -229,13 +231,14 @@ def most_groups(n_layers, n_parameters, max_rows):
 @inlined
 def _task_shape(rows, columns, width):
     """Rows and columns of a stored kernel that one task updates: whole tiles and squares of a transpose. Those of small
-    kernels are whole rows, so that what threads write does not interleave; of large ones at most about 32 a layer."""
+    kernels are whole rows, so that what threads write does not interleave; of larger ones at most about 32 a layer."""
     if rows * columns <= 2**14 and columns <= MAX_TASK_COLUMNS:
-        return TASK_ROWS // 2, columns
+        return _SMALL_TASK_ROWS, columns
+    height = TASK_ROWS if rows * columns >= _LARGE_KERNEL else 2 * _SMALL_TASK_ROWS
     across = (columns + width - 1) // width
-    wanted = max(1, min(across, 32 // ((rows + TASK_ROWS - 1) // TASK_ROWS), rows * columns // _TASK_SIZE))
+    wanted = max(1, min(across, 32 // ((rows + height - 1) // height), rows * columns // _TASK_SIZE))
     strips = (across + wanted - 1) // wanted
-    return TASK_ROWS, min(strips * width, MAX_TASK_COLUMNS // width * width)
+    return height, min(strips * width, MAX_TASK_COLUMNS // width * width)
 
 
 @small
