@@ -6,7 +6,7 @@ import math
 
 from fastsgd.kernels.jit import serial
 from fastsgd.kernels.machine import pointer, prefetch, prefetch_to_write
-from fastsgd.kernels.random import encipher, make_cipher, random_below
+from fastsgd.kernels.random import encipher_all, make_cipher, random_below
 
 _TOGETHER = 64  # rows of a gather
 _AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
@@ -55,8 +55,8 @@ def exchange(window, incoming, out, key, position):
 def fill_order(part, parts, key, size, start, out):
     """Part `part` of `parts` of: out[i] := permuted(key, start + i, size)."""
     cipher = make_cipher(key, size)
-    for i in range(out.size * part // parts, out.size * (part + 1) // parts):
-        out[i] = encipher(cipher, start + i)
+    first = out.size * part // parts
+    encipher_all(cipher, start + first, out[first : out.size * (part + 1) // parts])
 
 
 @serial
