@@ -35,12 +35,13 @@ GROUPED = [
     ([4, 2], "tanh", "linear", "mse", 2500, True, 2500 + 2048),
 ]
 # Above 2**15 parameters the whole batch is in the workspace: sums of more than 256 rows go in chunks, and the inputs of
-# wide rectangles are copied together; above 2**17 a block has more rows.
+# wide rectangles are copied together; above 2**17 a block has more rows, from 2**18 elements of a kernel on a task.
 LONG = [
     ([40, 700, 300, 5], "tanh", "linear", "mse", 600, True, 1250),
     ([100, 330, 20], "relu", "softmax", "sparse_categorical_crossentropy", 513, False, 513 + 256),
     ([300, 112, 1], "sigmoid", "linear", "mse", 257, True, 600),
     ([1100, 130], "relu", "linear", "mse", 300, True, 557),
+    ([520, 530, 3], "relu", "linear", "mse", 300, True, 600),
 ]
 # One or two outputs of one layer: rows are read where they lie, eight and one at a time, and memory is asked for rows
 # to come, of this task, of the thread's next one and of the next batch.
@@ -75,6 +76,7 @@ KINDS = (
     (0.0, False, False, True, False),
     (0.9, False, True, False, False),
     (0.9, True, True, True, True),
+    (0.0, False, True, False, True),
 )
 
 

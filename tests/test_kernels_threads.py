@@ -23,7 +23,16 @@ CASES = [
     ([20, 10], "relu", "softmax", "sparse_categorical_crossentropy", 640, True, 3000),
     GROUPS["long"][0],
     ([3, 4, 2], "relu", "linear", "mse", 1, True, 300),  # blocks of one row, and nothing to share
-    ([300, 440, 3], "relu", "linear", "mse", 100, True, 350),  # blocks of 64, 48 or 32 rows by the number of threads
+    (
+        [300, 440, 3],
+        "relu",
+        "linear",
+        "mse",
+        100,
+        True,
+        350,
+    ),  # blocks by the number of threads
+    ([600, 4000, 2], "tanh", "linear", "mse", 150, True, 200),  # the largest blocks
     ([60, 1], "relu", "linear", "mse", 130, True, 700),  # rows read where they lie
 ]
 
@@ -96,7 +105,7 @@ def test_plain_threads_give_the_bits_of_one(threads, serial_bits):
             assert bits() == wanted, case
 
 
-@pytest.mark.parametrize("late", ["at once", "in the middle", "when all is done"])
+@pytest.mark.parametrize("late", ["at once", "after a task", "when all is done"])
 def test_workers_that_come_late_or_not_at_all_are_not_waited_for(late, serial_bits):
     """Only workers 1 and 3 of those there is room for: one at once, the other when so much is done."""
     for case, wanted in zip(CASES, serial_bits, strict=True):
@@ -109,8 +118,8 @@ def test_workers_that_come_late_or_not_at_all_are_not_waited_for(late, serial_bi
 
         threads = [threading.Thread(target=work, args=(number,)) for number in workers]
         threads[0].start()
-        if late == "in the middle":
-            while arguments[2].numbers[TASKS_DONE] == 0:
+        if late == "after a task":
+            while threads[0].is_alive() and arguments[2].numbers[TASKS_DONE] == 0:
                 pass
         elif late == "when all is done":
             threads[0].join(60)

@@ -84,8 +84,9 @@ def _one_scope() -> Iterator[None]:
     """Let Numba copy statements without all the variables around them.
 
     Where one function is pasted into another, Numba 0.68 copies each block of its statements, and with each block the
-    table of all variables, of which one is then used: a seventh of a cold start. What it pastes was made for that one
-    place, so the copies may as well have the table itself.
+    table of all variables, of which one is then used: a seventh of a cold start. What `inlined` pastes was made for
+    that one place, so the copies may as well have the table itself. Kernels must not call what Numba itself pastes from
+    one copy for all, of Python's functions `bool`.
     """
     with global_compiler_lock:
         before = ir.Scope.__dict__.get("__deepcopy__")

@@ -30,6 +30,7 @@ from fastsgd.kernels.network import (
     SHIFT,
     layer_field,
     rows_of,
+    standardizes,
 )
 
 _eight_dots = make_scattered_dots(8, standardized=False)
@@ -63,18 +64,16 @@ class _InPlace(NamedTuple):
 
 @inlined
 def _in_place(arena, rows, part):
-    """Where rows lie. Those in their own order have that of numbers that count up, which may not reach `ahead`."""
-    shift, scale = arena.numbers[SHIFT], arena.numbers[SCALE]
+    """Where rows lie. Those in their own order have that of numbers that count up; where these do not reach as far as
+    `ahead`, the rows that follow are asked for."""
     if rows.ordered:
         x, order, ahead = rows.x, advance(rows.order, part.position), advance(rows.order, part.ahead)
     else:
         x = advance(rows.x, part.position * rows.n_in)
         order = advance(arena.numbers, arena.numbers[COUNT_UP])
-        distance = part.ahead - part.position
-        ahead = advance(order, distance if distance <= COUNT_UP_SIZE // 2 else 0)
-    return _InPlace(
-        x, rows.n_in, order, ahead, part.m, advance(arena.memory, shift), advance(arena.memory, scale), scale > shift
-    )
+        ahead = advance(order, min(part.ahead - part.position, COUNT_UP_SIZE // 2))
+    shift, scale = advance(arena.memory, arena.numbers[SHIFT]), advance(arena.memory, arena.numbers[SCALE])
+    return _InPlace(x, rows.n_in, order, ahead, part.m, shift, scale, standardizes(arena))
 
 
 def _value(a, i, k):

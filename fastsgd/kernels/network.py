@@ -54,7 +54,7 @@ MAX_THREADS = 64  # that work on one step; more would find nothing to do
 # A batch of a small network is taken in groups of rows, each with a gradient of its own: the threads then exchange
 # gradients, which are smaller than what all rows leave in the layers. The figures: rows of a group that are in the
 # workspace together, rows of a batch from which it pays, parameters up to which it does; all three also for a network
-# of a single layer, which reads its rows twice and must find them in the first cache again.
+# of a single layer, which reads its rows twice and must find them in a cache again.
 _GROUP_ROWS, _GROUPED_BATCH, _GROUPED_SIZE = 64, 128, 2**15
 _LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 32, 2**17
 TASK_ROWS = 96  # rows of a kernel that one task updates at most: whole tiles and strips
@@ -194,7 +194,7 @@ def block_rows(n_parameters, rows, threads):
     if n_parameters >= 2**17:
         most = 4 if n_parameters < 2**21 else 8
     parts = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
-    turns = (parts + threads * most - 1) // (threads * most)
+    turns = max(1, (parts + threads * most - 1) // (threads * most))
     return BLOCK_ROWS * max(1, (parts + threads * turns - 1) // (threads * turns))
 
 
@@ -206,8 +206,9 @@ def sub_rows(n_layers):
 
 @small
 def group_rows(n_layers, n_parameters, rows):
-    """Rows of each of the groups that a batch is taken in, whole blocks; 0 where the whole batch is in the workspace at
-    once. A function of network and batch alone: sums over groups must not depend on threads."""
+    """Rows of each of the groups that a batch is taken in: whole blocks, or whole parts of a single layer, as memory is
+    asked for a part at a time; 0 where the whole batch is in the workspace at once. A function of network and batch
+    alone: sums over groups must not depend on threads."""
     least, largest = _GROUPED_BATCH, _GROUPED_SIZE
     if n_layers == 1:
         least, largest = _LINEAR_BATCH, _LINEAR_SIZE
@@ -215,7 +216,8 @@ def group_rows(n_layers, n_parameters, rows):
         return 0
     size = sub_rows(n_layers)
     groups = min(MAX_THREADS, (rows + size - 1) // size)
-    return ((rows + groups - 1) // groups + BLOCK_ROWS - 1) // BLOCK_ROWS * BLOCK_ROWS
+    whole = size if n_layers == 1 else BLOCK_ROWS
+    return ((rows + groups - 1) // groups + whole - 1) // whole * whole
 
 
 @small
@@ -326,15 +328,16 @@ def make_workspace(network, max_rows):
     """Scratch memory for `train_batch`, `train_batches` and `predict` with batches of up to `max_rows` rows."""
     layers, like = network.layers, network.parameters
     n_layers, width = layers.shape[0], strip_width(like)
-    # The rows that are in memory at a time, and those of them that are a thread's own: its group's, or the block of a
-    # prediction.
+    # The rows that are in memory at a time, and those of them that are a thread's own at least: a part of its group, or
+    # the smallest block.
     groups = most_groups(n_layers, like.size, max_rows)
-    own = max(sub_rows(n_layers), BLOCK_ROWS) if groups > 0 else BLOCK_ROWS
+    own = sub_rows(n_layers) if groups > 0 else BLOCK_ROWS
     rows = max(_GROUPED_BATCH, groups * own) if groups > 0 else max(max_rows, BLOCK_ROWS)
     workers = max(1, min(MAX_THREADS, rows // own))
     layout, row_elements = _layout_table(layers, rows, like)
     panels, packed = _panel_table(layers, like, width)
-    tasks = np.empty((_put_weight_tasks(layers, width, layers[:0]), 5), np.int64)
+    tasks = np.empty((0, 5), np.int64)
+    tasks = np.empty((_put_weight_tasks(layers, width, tasks), 5), np.int64)
     _put_weight_tasks(layers, width, tasks)
     tables = layers.size + layout.size + panels.size + tasks.size
     numbers = np.zeros(_TABLES + tables + COUNT_UP_SIZE, np.int64)
@@ -373,6 +376,12 @@ def rows_of(arena, part, level, first):
     at = arena.numbers[LAYOUT] + 2 * level
     leading = arena.numbers[at + 1]
     return Matrix(arena.memory, arena.numbers[part] + arena.numbers[at] + first * leading, leading, 1)
+
+
+@small
+def standardizes(arena):
+    """Whether inputs are shifted and scaled."""
+    return arena.numbers[SCALE] > arena.numbers[SHIFT]
 
 
 @small

@@ -53,6 +53,7 @@ from fastsgd.kernels.network import (
     layer_field,
     panel_field,
     rows_of,
+    standardizes,
     zero_panel,
 )
 from fastsgd.kernels.tile import RELU as END_RELU
@@ -183,9 +184,8 @@ def take_inputs(arena, x, n_in, order, ordered, position, at, m):
     where the network does so."""
     inputs = rows_of(arena, OUTPUTS, 0, at)
     _copy_rows(x, n_in, order, ordered, position, m, inputs)
-    shift, scale = arena.numbers[SHIFT], arena.numbers[SCALE]
-    if scale > shift:
-        _standardize(arena.memory, shift, scale, m, n_in, inputs)
+    if standardizes(arena):
+        _standardize(arena.memory, arena.numbers[SHIFT], arena.numbers[SCALE], m, n_in, inputs)
 
 
 def _dot_forward_plain(a, parameters, kernel, bias, m, n, k, out):

@@ -92,7 +92,13 @@ def _rows_tasks(arena, m):
 
 
 @small
-def _loss_unit(size, groups):
+def _rows_together(size, groups):
+    """Rows that go through all layers together: a block, which of a group is a small one."""
+    return BLOCK_ROWS if groups > 0 else size
+
+
+@small
+def _loss_rows_together(size, groups):
     """Rows of a batch whose losses are one sum, whatever the blocks."""
     return size if groups > 0 else BLOCK_ROWS
 
@@ -104,21 +110,21 @@ def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
     first = task * size
     last = min(m, first + size)
     one = arena.memory[arena.numbers[ONE]]
-    unit, in_place = _loss_unit(size, groups), reads_in_place(arena, groups)
+    unit, in_place = _loss_rows_together(size, groups), reads_in_place(arena, groups)
     job = Job(loss, one / (one * m), sums, unit, worker, in_place)
     for index in range(first // unit, (last + unit - 1) // unit):
         sums[index] = 0.0
     # The first rows of the task after the next: with two threads it is likely this one's, with one thread no task is
     # left out, and with more it is at least in some cache.
-    next_own = (task + 2) * size
-    if next_own < m and not in_place:
-        expect_rows(rows, start + next_own, min(BLOCK_ROWS, m - next_own), True)
+    likely_next = (task + 2) * size
+    if likely_next < m and not in_place:
+        expect_rows(rows, start + likely_next, min(_rows_together(size, groups), m - likely_next), True)
     # A group passes through rows of the workspace that are its thread's own, some at a time.
     together = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
-    block = BLOCK_ROWS if groups > 0 and not in_place else together
+    block = together if in_place else _rows_together(size, groups)
     for begin in range(first, last, together):
         count = min(together, last - begin)
-        ahead = start + (begin + together if begin + together < last else next_own)
+        ahead = start + (begin + together if begin + together < last else likely_next)
         if ahead + count > n_rows:
             ahead = start + begin
         part = Part(begin, start + begin, worker * together if groups > 0 else begin, count, ahead)
@@ -137,7 +143,7 @@ def _expect_next(arena, rows, start, n_rows, m, task):
     n_tasks, size, groups = _rows_tasks(arena, m)
     first = start + task * size
     if task < n_tasks and first < n_rows and not reads_in_place(arena, groups):
-        expect_rows(rows, first, min(BLOCK_ROWS, n_rows - first), True)
+        expect_rows(rows, first, min(_rows_together(size, groups), n_rows - first), True)
 
 
 @small
@@ -183,7 +189,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
         else:
             wait_for_tasks(arena.numbers, begin + n_blocks)
             if local == n_blocks:
-                unit = _loss_unit(size, groups)
+                unit = _loss_rows_together(size, groups)
                 losses[step] = _mean_loss(sums, (m + unit - 1) // unit, m)
             _expect_next(arena, rows, (step + 1) * batch_size, n_rows, m, local - n_blocks)
             weight_task(arena, velocity, mode, worker, m, groups, local - n_blocks)

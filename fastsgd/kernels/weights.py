@@ -2,7 +2,8 @@
 
 Each task owns a rectangle of a kernel, or a bias: it sums their gradient over the batch in registers, updates them on
 the spot and copies them to where the next rows region reads them. No gradient vector exists, except for long batches of
-small networks: there each group of rows has one, summed while its rows are in cache, and a task adds those up.
+small networks and of single layers: there each group of rows has one, summed while its rows are in cache, and a task
+adds those up.
 """
 
 from __future__ import annotations
