@@ -17,10 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastsgd.kernels.jit import small
-from fastsgd.kernels.vectors import VECTOR_BYTES
-
-_I32 = ir.IntType(32)
-_I64 = ir.IntType(64)
+from fastsgd.kernels.vectors import I32, I64, VECTOR_BYTES, emit_prefetch
 
 
 @intrinsic
@@ -115,10 +112,7 @@ def _make_prefetch(to_write: int, level: int) -> Any:
         signature = types.void(pointer, types.intp)
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
-            function_type = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
-            function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-            builder.call(function, [address, _I32(to_write), _I32(level), _I32(1)])
+            emit_prefetch(builder, builder.gep(arguments[0], [arguments[1]]), to_write, level)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -172,7 +166,7 @@ def _compiled_pause(typing):
         if platform.machine() in {"x86_64", "AMD64"}:
             name, arguments = "llvm.x86.sse2.pause", []
         elif platform.machine() in {"aarch64", "arm64"}:
-            name, arguments = "llvm.aarch64.hint", [_I32(1)]  # 1 is "yield"
+            name, arguments = "llvm.aarch64.hint", [I32(1)]  # 1 is "yield"
         else:
             return context.get_dummy_value()
         function_type = ir.FunctionType(void, [argument.type for argument in arguments])
@@ -186,7 +180,7 @@ def _compiled_pause(typing):
 def _compiled_give_way(typing):
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I32, []), name), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, []), name), [])
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -195,7 +189,7 @@ def _compiled_give_way(typing):
 @intrinsic
 def _compiled_region_threads(typing):
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function_type = ir.FunctionType(_I64, [])
+        function_type = ir.FunctionType(I64, [])
         return builder.call(cgutils.get_or_insert_function(builder.module, function_type, "get_num_threads"), [])
 
     return types.intp(), codegen

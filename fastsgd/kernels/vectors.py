@@ -37,6 +37,14 @@ def tile_shape(features: frozenset[str]) -> tuple[int, int, int]:
 VECTOR_BYTES, TILE_ROWS, TILE_VECTORS = tile_shape(frozenset() if config.DISABLE_JIT else host_features())
 
 
+def emit_prefetch(builder: Any, pointer: Any, to_write: int, level: int) -> None:
+    """Ask for the cache line of an element, for the cache of that level (3 the first, 2 the second)."""
+    address = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    function_type = ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+    builder.call(function, [address, I32(to_write), I32(level), I32(1)])
+
+
 class Emitter:
     """Emits vector operations into an LLVM builder: those of rows of a tile, of whole vectors or of masked ones."""
 
@@ -73,10 +81,7 @@ class Emitter:
         return self.builder.shuffle_vector(first, undefined, zeros)
 
     def prefetch(self, pointer: Any, to_write: int, level: int) -> None:
-        """Ask for the cache line of an element, for the cache of that level (3 the first, 2 the second)."""
-        address = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        function = self.function("llvm.prefetch.p0", ir.VoidType(), [address.type, I32, I32, I32])
-        self.builder.call(function, [address, I32(to_write), I32(level), I32(1)])
+        emit_prefetch(self.builder, pointer, to_write, level)
 
     def load(self, pointer: Any, j: int) -> Any:
         """Vector `j` of a row."""
