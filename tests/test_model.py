@@ -312,8 +312,16 @@ def test_predict_takes_arrays_of_any_kind(model):
     assert np.array_equal(narrow.predict([1, 2, 3]), narrow.predict([[1], [2], [3]]))
 
 
-def test_predict_is_the_same_bits_for_any_batch_size_and_threads():
-    layers = [fs.Standardize(), fs.Dense(40, "relu"), fs.Dense(33, "tanh"), fs.Dense(3, "softmax")]
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [fs.Standardize(), fs.Dense(40, "relu"), fs.Dense(33, "tanh"), fs.Dense(3, "softmax")],
+        [fs.Standardize(), fs.Dense(2, "sigmoid")],
+        [fs.Dense(1, use_bias=False)],
+    ],
+    ids=["deep", "standardized in place", "in place"],
+)
+def test_predict_is_the_same_bits_for_any_batch_size_and_threads(layers):
     model = stirred(fs.Sequential(layers, input_dim=30))
     x = rows(20_011, 30)
     expected = model.predict(x)

@@ -44,9 +44,15 @@ _one_standard_sum = make_scattered_sums(1, standardized=True)
 
 
 @small
-def reads_in_place(arena, groups):
+def predicts_in_place(arena):
+    """Whether the rows of a prediction are not copied."""
+    return arena.numbers[N_LAYERS] == 1 and layer_field(arena, 0, N_OUT) <= DOT_OUTPUTS
+
+
+@small
+def trains_in_place(arena, groups):
     """Whether the rows of a batch in so many groups are not copied."""
-    return groups > 0 and arena.numbers[N_LAYERS] == 1 and layer_field(arena, 0, N_OUT) <= DOT_OUTPUTS
+    return groups > 0 and predicts_in_place(arena)
 
 
 class _InPlace(NamedTuple):

@@ -179,13 +179,12 @@ def _standardize(memory, shift, scale, m, n, rows):
 
 
 @inlined
-def take_inputs(arena, x, n_in, order, ordered, position, at, m):
-    """m rows of x, from `position` in the order on, become rows of the workspace's inputs from `at` on, standardized
-    where the network does so."""
-    inputs = rows_of(arena, OUTPUTS, 0, at)
-    _copy_rows(x, n_in, order, ordered, position, m, inputs)
+def _take_inputs(arena, rows, part):
+    """Some rows become the workspace's inputs, standardized where the network does so."""
+    inputs = rows_of(arena, OUTPUTS, 0, part.at)
+    _copy_rows(rows.x, rows.n_in, rows.order, rows.ordered, part.position, part.m, inputs)
     if standardizes(arena):
-        _standardize(arena.memory, arena.numbers[SHIFT], arena.numbers[SCALE], m, n_in, inputs)
+        _standardize(arena.memory, arena.numbers[SHIFT], arena.numbers[SCALE], part.m, rows.n_in, inputs)
 
 
 def _dot_forward_plain(a, parameters, kernel, bias, m, n, k, out):
@@ -227,9 +226,13 @@ _dot_forward = serial(_dot_forward_plain if config.DISABLE_JIT else _dot_forward
 
 
 @inlined
-def _layer_sums(arena, layer, at, m, activation):
-    """A layer's outputs from those of the one before, for m rows of the workspace from `at` on. Returns the activation
-    that is still to be done: none where it was done in the tile."""
+def _layer_sums(arena, rows, part, in_place, layer, activation):
+    """A layer's outputs of some rows from those of the one before, or from the rows themselves where they are read in
+    place. Returns the activation that is still to be done: none where it was done in the tile."""
+    if in_place:
+        outputs_in_place(arena, rows, part)
+        return activation
+    at, m = part.at, part.m
     n, k = layer_field(arena, layer, N_OUT), layer_field(arena, layer, N_IN)
     a = rows_of(arena, OUTPUTS, layer, at)
     out = rows_of(arena, OUTPUTS, layer + 1, at)
@@ -255,33 +258,30 @@ def _layer_sums(arena, layer, at, m, activation):
 
 
 @inlined
-def forward(arena, at, m, raw):
-    """m rows of the workspace's inputs from `at` on through all layers, the last without its activation where `raw`."""
+def forward(arena, rows, part, in_place, raw):
+    """Some rows through all layers, the last without its activation where `raw`."""
+    if not in_place:
+        _take_inputs(arena, rows, part)
     last = arena.numbers[N_LAYERS] - 1
     for layer in range(last + 1):
         activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
-        left = _layer_sums(arena, layer, at, m, activation)
-        activate(left, rows_of(arena, OUTPUTS, layer + 1, at), m, layer_field(arena, layer, N_OUT))
+        left = _layer_sums(arena, rows, part, in_place, layer, activation)
+        activate(left, rows_of(arena, OUTPUTS, layer + 1, part.at), part.m, layer_field(arena, layer, N_OUT))
 
 
 @inlined
-def _forward_with_slopes(arena, rows, job, part, raw):
-    """Inputs and `forward`, keeping the slopes of the activations for the way back."""
-    at, m = part.at, part.m
-    if not job.in_place:
-        take_inputs(arena, rows.x, rows.n_in, rows.order, rows.ordered, part.position, at, m)
+def _forward_with_slopes(arena, rows, part, in_place, raw):
+    """`forward`, keeping the slopes of the activations for the way back."""
+    if not in_place:
+        _take_inputs(arena, rows, part)
     last = arena.numbers[N_LAYERS] - 1
     for layer in range(last + 1):
         activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
-        left = activation
-        if job.in_place:
-            outputs_in_place(arena, rows, part)
-        else:
-            left = _layer_sums(arena, layer, at, m, activation)
+        left = _layer_sums(arena, rows, part, in_place, layer, activation)
         # A slope that nobody needs, of ReLU, goes where the deltas will be.
-        slopes = rows_of(arena, SLOPES if has_slope(left) else DELTAS, layer + 1, at)
-        outputs = rows_of(arena, OUTPUTS, layer + 1, at)
-        activate_with_slope(left, outputs, slopes, m, layer_field(arena, layer, N_OUT))
+        slopes = rows_of(arena, SLOPES if has_slope(left) else DELTAS, layer + 1, part.at)
+        outputs = rows_of(arena, OUTPUTS, layer + 1, part.at)
+        activate_with_slope(left, outputs, slopes, part.m, layer_field(arena, layer, N_OUT))
 
 
 @inlined
@@ -328,7 +328,7 @@ def _block(arena, rows, job, part):
     last, at, m = arena.numbers[N_LAYERS], part.at, part.m
     n = layer_field(arena, last - 1, N_OUT)
     raw = takes_raw_outputs(job.loss)
-    _forward_with_slopes(arena, rows, job, part, raw)
+    _forward_with_slopes(arena, rows, part, job.in_place, raw)
     target, weight = _take_targets(arena, rows, part)
     out = rows_of(arena, OUTPUTS, last, at)
     delta = rows_of(arena, DELTAS, last, at)

@@ -17,7 +17,7 @@ from numba import prange
 
 from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_tasks
 from fastsgd.kernels.jit import inlined, parallel, serial, small
-from fastsgd.kernels.linear import gradient_in_place, reads_in_place
+from fastsgd.kernels.linear import gradient_in_place, predicts_in_place, trains_in_place
 from fastsgd.kernels.machine import never_inline, pointer, region_threads
 from fastsgd.kernels.network import (
     BLOCK_ROWS,
@@ -41,15 +41,17 @@ from fastsgd.kernels.network import (
 from fastsgd.kernels.passes import (
     Job,
     Part,
+    Rows,
     Source,
     expect_rows,
     forward,
     rows_pass,
     source_rows,
     source_size,
-    take_inputs,
 )
 from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
+
+_PREDICTED_ROWS = 128  # of a task of a prediction, or one block: a task of less is little beside taking it
 
 
 @serial
@@ -104,7 +106,7 @@ def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
     first = task * size
     last = min(m, first + size)
     one = arena.memory[arena.numbers[ONE]]
-    unit, in_place = _loss_rows_together(size, groups), reads_in_place(arena, groups)
+    unit, in_place = _loss_rows_together(size, groups), trains_in_place(arena, groups)
     job = Job(loss, one / (one * m), sums, unit, worker, in_place)
     for index in range(first // unit, (last + unit - 1) // unit):
         sums[index] = 0.0
@@ -137,7 +139,7 @@ def _expect_next(arena, rows, start, n_rows, m, task):
     large network would be too many at once: 784-512-512-10 at batch 128 lost 5%."""
     n_tasks, size, groups = _rows_tasks(arena, m)
     first = start + task * size
-    if task < n_tasks and first < n_rows and not reads_in_place(arena, groups):
+    if task < n_tasks and first < n_rows and not trains_in_place(arena, groups):
         expect_rows(rows, first, min(BLOCK_ROWS, n_rows - first), True)
 
 
@@ -216,18 +218,27 @@ def _put_rows(rows, m, n, out, first):
             out[(first + i) * n + j] = rows.data[rows.start + i * rows.row + j]
 
 
+@small
+def _predicted_together(arena, n_rows, in_place):
+    """(rows of a prediction that go through all layers at a time, rows of a task: several times as many where there are
+    enough). A thread has a part of the workspace of its own."""
+    threads = arena.numbers[THREADS]
+    block = sub_rows(1) if in_place else block_rows(arena.size, n_rows, threads)
+    block = min(block, arena.numbers[ROWS] // threads // BLOCK_ROWS * BLOCK_ROWS)
+    return block, block * max(1, min(_PREDICTED_ROWS // block, n_rows // (4 * threads * block)))
+
+
 @serial
 def forward_worker(worker, network, workspace, x, raw, out):
     """Take tasks of a prediction until none is left: first all kernels are packed, then come blocks of rows."""
     never_inline()
-    arena = _arena(network, workspace)
-    rows, result = pointer(x, 0), pointer(out, 0)
-    n_rows, n_weights = x.shape[0], arena.numbers[N_TASKS]
-    # A block in the workspace for each thread.
-    threads = arena.numbers[THREADS]
-    size = min(block_rows(arena.size, n_rows, threads), arena.numbers[ROWS] // threads // BLOCK_ROWS * BLOCK_ROWS)
+    arena, result = _arena(network, workspace), pointer(out, 0)
+    nothing = pointer(workspace.memory, 0)
+    rows = Rows(pointer(x, 0), x.shape[1], nothing, 0, nothing, False, pointer(workspace.numbers, 0), False)
+    n_rows, n_weights, in_place = x.shape[0], arena.numbers[N_TASKS], predicts_in_place(arena)
+    block, size = _predicted_together(arena, n_rows, in_place)
     end = n_weights + (n_rows + size - 1) // size
-    at = worker * size
+    at = worker * block
     while True:
         task = take_task(arena.numbers)
         if task >= end:
@@ -235,12 +246,14 @@ def forward_worker(worker, network, workspace, x, raw, out):
         if task < n_weights:
             pack_task(arena, task)
         else:
-            first = (task - n_weights) * size
-            m = min(size, n_rows - first)
             wait_for_tasks(arena.numbers, n_weights)
-            take_inputs(arena, rows, x.shape[1], arena.numbers, False, first, at, m)
-            forward(arena, at, m, raw)
-            _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
+            begin = (task - n_weights) * size
+            last = min(n_rows, begin + size)
+            for first in range(begin, last, block):
+                m = min(block, last - first)
+                ahead = first + m if first + 2 * m <= n_rows else first
+                forward(arena, rows, Part(first, first, at, m, ahead), in_place, raw)
+                _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
         finish_task(arena.numbers)
 
 

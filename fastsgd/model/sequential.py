@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 1 << 46  # more than a process can address; sizes beyond are a slip
 _WORKSPACE_ROWS = 2048  # of a prediction: a block for each of 64 threads
-_PREDICT_ROWS = 8192
+_PREDICT_ROWS = 8192  # of a copy for a prediction
+_PREDICT_WORK = 2e9  # floating-point operations of one call of compiled code: an interrupt waits for its end
 
 
 class RowSource(Protocol):
@@ -192,6 +193,11 @@ class Sequential:
         products = [row[0] * row[1] for row in layers]
         return int(4 * sum(products) + 2 * sum(products[1:]))
 
+    @property
+    def _forward_work(self) -> int:
+        """Floating-point operations of a prediction for one row."""
+        return int(2 * sum(row[0] * row[1] for row in self._built().layers.tolist()))
+
     def summary(self) -> str:
         """A table of the layers, their output columns and their parameters.
 
@@ -300,9 +306,12 @@ class Sequential:
             return out
         rows = self._as_rows(x)
         out = self._output(out, len(rows))
-        stretch = batch_size * max(1, _PREDICT_ROWS // batch_size)
+        # Compiled code takes C-contiguous, aligned, writeable arrays; others are copied a stretch at a time. One that
+        # is taken as it is goes in longer stretches, since each starts threads.
+        as_it_is = rows.dtype == self.dtype and rows.flags.carray
+        most = max(_PREDICT_ROWS, int(_PREDICT_WORK / self._forward_work)) if as_it_is else _PREDICT_ROWS
+        stretch = batch_size * max(1, most // batch_size)
         for at in range(0, len(rows), stretch):
-            # Compiled code takes C-contiguous, aligned, writeable arrays; others are copied a stretch at a time.
             part = np.require(rows[at : at + stretch], self.dtype, ["C", "A", "W"])
             self._forward(part, out[at : at + stretch], raw, threads, batch_size)
         return out
@@ -350,7 +359,7 @@ class Sequential:
             workspace = None
         if workspace is None or workspace.max_rows < rows:
             workspace = make_workspace(self.network, rows)
-        count = worth_threads(self.work_per_row / 3 * len(x), 1, available_threads(threads))
+        count = worth_threads(self._forward_work * len(x), 1, available_threads(threads))
         count = min(count, workspace.workers)
         start_slab(self.network, workspace, workspace.memory[:0], workspace.memory[:0], count)
         share(forward_worker, count, self.network, workspace, x, raw, out)
