@@ -16,13 +16,14 @@ from workloads import Workload, make_problem
 
 LEARN = Path(__file__).parent / "peers" / "learn.py"
 SUBJECT = "fastsgd"
-PEERS = ("jax-scan", "jax-step", "torch", "torch-compile", "keras-fit", "tf-eager", "sklearn")
+PEERS = ("jax-scan", "jax-step", "torch", "torch-compile", "keras-fit", "keras-tuned", "tf-eager", "sklearn")
 # What a step takes in these whatever its size would make a turn last minutes: they get fewer rows.
 MOST_STEPS = {
     "jax-step": 20_000,
     "torch": 5_000,
     "torch-compile": 5_000,
     "keras-fit": 2_000,
+    "keras-tuned": 2_000,
     "sklearn": 500,
     "tf-eager": 250,
 }

@@ -22,6 +22,7 @@ STYLES = {
     "torch": ("PyTorch", "#009E73", "^", 42),
     "torch-compile": ("PyTorch compile", "#009E73", "v", 42),
     "keras-fit": ("Keras fit", "#CC79A7", "D", 32),
+    "keras-tuned": ("Keras fit, tuned", "#CC79A7", "d", 32),
     "tf-eager": ("TensorFlow loop", "#CC79A7", "X", 42),
     "sklearn": ("scikit-learn", "#8C8C8C", "P", 42),
 }

@@ -20,6 +20,7 @@ LEARNERS = {
     "torch": ("with_torch", "Torch"),
     "torch-compile": ("with_torch", "TorchCompile"),
     "keras-fit": ("with_tensorflow", "KerasFit"),
+    "keras-tuned": ("with_tensorflow", "KerasTuned"),
     "tf-eager": ("with_tensorflow", "TensorFlowEager"),
     "sklearn": ("with_sklearn", "make_sklearn"),
 }
