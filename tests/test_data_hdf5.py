@@ -333,11 +333,12 @@ def test_the_plan_knows_of_chunks_that_must_be_decoded_whole(tmp_path):
         file.create_dataset("X", data=np.zeros((rows, 8), "f4"), chunks=(1000, 8))
         file.create_dataset("plain", data=np.zeros(rows), chunks=(rows,))
         file.create_dataset("packed", data=np.zeros(rows), chunks=(rows,), compression="gzip")
-    plain, packed = (
-        Loader(HDF5Dataset(tmp_path / "y.h5", "X", target), batch_size=10, memory="5MB").plan.block_bytes
-        for target in ("plain", "packed")
-    )
-    assert packed == plain + 2 * rows * 8
+    plain, packed = (HDF5Dataset(tmp_path / "y.h5", "X", target) for target in ("plain", "packed"))
+    assert (plain.decoder_bytes(), packed.decoder_bytes()) == (8 * rows, 3 * 8 * rows)
+    plans = [Loader(dataset, batch_size=10, memory="20MB").plan for dataset in (plain, packed)]
+    assert [plan.decoders for plan in plans] == [4, 1]
+    for plan, dataset in zip(plans, (plain, packed), strict=True):
+        assert plan.block_bytes >= plan.decoders * dataset.decoder_bytes()
 
 
 def test_the_plan_knows_of_columns_that_are_joined_or_converted(tmp_path):
@@ -348,13 +349,13 @@ def test_the_plan_knows_of_columns_that_are_joined_or_converted(tmp_path):
         file["t"] = np.zeros(rows, [("k", "f4"), ("l", "f4", (4,))])
 
     def beside(features):
-        """Bytes a row that reading takes beside the rows and the chunk cache."""
+        """Bytes a row that reading takes beside the rows and the chunk cache: the widest dataset, as HDF5 gives it."""
         dataset = HDF5Dataset(tmp_path / "j.h5", features)
         assert dataset.unit_rows() == rows  # no more than there are
-        return (dataset.reading_bytes(rows) - 2 * rows * dataset.row_bytes) / rows
+        return (dataset.reading_bytes(rows) - rows * dataset.row_bytes) / rows
 
-    assert beside("a") == 0
-    assert beside(["a", "b"]) == 20  # the wider of both
-    assert beside("half") == 20
+    assert beside("a") == 20
+    assert beside(["a", "b"]) == 20
+    assert beside("half") == 10
     assert beside(["t::k", "t::l"]) == 20
-    assert beside(["t::k", "t::l", "a"]) == 40
+    assert beside(["t::k", "b"]) == 4

@@ -75,6 +75,8 @@ sizes = st.fixed_dictionaries(
         "slab_row_bytes": st.integers(4, 40_000),
         "block_rows": st.integers(1, 100_000),
         "block_bytes": st.integers(0, 10**8),
+        "reading_bytes": st.integers(0, 10**8),
+        "decoder_bytes": st.integers(0, 10**8),
         "batch_size": st.integers(1, 20_000),
         "budget": st.integers(1, 4 * 10**9),
         "shuffle": st.booleans(),
@@ -109,7 +111,11 @@ def test_a_plan_is_never_above_its_budget(given_sizes):
         assert (plan.whole, plan.window_rows, plan.window_bytes, plan.block_bytes) == (True, n, 0, 0)
         return
     assert plan.window_bytes == plan.window_rows * given_sizes["row_bytes"]
-    assert plan.block_bytes == given_sizes["block_bytes"]
+    block, reading, decoder = (given_sizes[f"{name}_bytes"] for name in ("block", "reading", "decoder"))
+    assert block + reading + decoder <= plan.block_bytes <= budget // 4 + block + reading + decoder
+    assert (1 + plan.blocks_ahead) * block + reading + plan.decoders * decoder <= plan.block_bytes
+    assert 0 <= plan.blocks_ahead <= 8
+    assert 1 <= plan.decoders <= 16
     if plan.whole:
         assert plan.window_rows == n
     elif given_sizes["shuffle"]:
@@ -119,25 +125,34 @@ def test_a_plan_is_never_above_its_budget(given_sizes):
         assert plan.window_rows == 0
 
 
+FEW = {
+    "n_rows": 10**6,
+    "row_bytes": 100,
+    "slab_row_bytes": 100,
+    "block_rows": 1000,
+    "block_bytes": 300_000,
+    "reading_bytes": 50_000,
+    "decoder_bytes": 200_000,
+}
+
+
 def test_more_memory_never_holds_fewer_rows():
-    sizes = {"n_rows": 10**6, "row_bytes": 100, "slab_row_bytes": 100, "block_rows": 1000, "block_bytes": 300_000}
     held = [
-        plan_memory(**sizes, batch_size=32, budget=budget * 10**6, shuffle=True).window_rows for budget in range(1, 150)
+        plan_memory(**FEW, batch_size=32, budget=budget * 10**6, shuffle=True).window_rows for budget in range(1, 150)
     ]
     assert held == sorted(held)
     assert held[-1] == 10**6
 
 
 def test_a_plan_describes_itself():
-    sizes = {"n_rows": 10**6, "row_bytes": 100, "slab_row_bytes": 100, "block_rows": 1000, "block_bytes": 300_000}
     whole, window, nothing = (
-        str(plan_memory(**sizes, batch_size=32, budget=budget, shuffle=shuffle))
+        str(plan_memory(**FEW, batch_size=32, budget=budget, shuffle=shuffle))
         for budget, shuffle in ((10**9, True), (64 * 10**6, True), (64 * 10**6, False))
     )
     assert whole.startswith("memory 1.0 GB: all 1000000 rows held (100.0 MB), slabs 12.")
-    assert re.match(r"memory 64\.0 MB: a window of \d+ rows held \(5\d\.\d MB\), slabs 1\d\.\d MB, ", window)
+    assert re.match(r"memory 64\.0 MB: a window of \d+ rows held \(4\d\.\d MB\), slabs 1\d\.\d MB, ", window)
     assert nothing.startswith("memory 64.0 MB: no rows held (0 B), ")
-    assert all(text.endswith("a block being read 300.0 kB") for text in (whole, window, nothing))
+    assert all(text.endswith("blocks being read 6.0 MB") for text in (whole, window, nothing))
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

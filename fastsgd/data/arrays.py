@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -100,21 +100,20 @@ class ArrayDataset(Dataset):
         # Rows in several stretches would have to be copied, which a loader does where its budget allows.
         return Rows(self.x, self.y, self.weight) if len(self._spans) == 1 else None
 
-    def reading_bytes(self, rows: int) -> int:
+    def block_bytes(self, rows: int) -> int:
         return 0  # views
 
     def _name(self) -> str:
         return "the arrays"
 
     @contextmanager
-    def open(self) -> Iterator[Reader]:
+    def open(self, threads: int = 1) -> Iterator[Reader]:
         yield self
 
-    def read(self, start: int, stop: int) -> Rows:
+    def request(self, start: int, stop: int) -> Callable[[], Rows]:
         """Rows start to stop, as views."""
-        y = None if self._y is None else self._y[start:stop]
-        weight = None if self._weight is None else self._weight[start:stop]
-        return Rows(self._x[start:stop], y, weight)
+        rows = Rows(self._x, self._y, self._weight).each(lambda part: part[start:stop])
+        return lambda: rows
 
     def _files(self) -> NDArray[np.int64]:
         return np.array([0, len(self._x)], np.int64)

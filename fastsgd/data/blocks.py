@@ -34,8 +34,8 @@ class Rows(NamedTuple):
 class Reader(Protocol):
     """An open source of rows."""
 
-    def read(self, start: int, stop: int) -> Rows:
-        """Source rows start to stop, which lie in one file."""
+    def request(self, start: int, stop: int) -> Callable[[], Rows]:
+        """Begin to read source rows start to stop, which lie in one file; what is returned waits for them."""
 
 
 class Block(NamedTuple):
@@ -132,14 +132,15 @@ def joined(spans: Spans) -> Spans:
     return np.stack([spans[starts, 0], spans[stops, 1]], axis=1)
 
 
-def read_block(reader: Reader, block: Block) -> Rows:
-    """The rows of a block; one read from its first to its last row, of which those between its spans are dropped."""
+def request_block(reader: Reader, block: Block) -> Callable[[], Rows]:
+    """Begin to read the rows of a block; all from its first to its last, of which those between its spans are
+    dropped."""
     first = int(block.spans[0, 0])
-    rows = reader.read(first, int(block.spans[-1, 1]))
+    rows = reader.request(first, int(block.spans[-1, 1]))
     if len(block.spans) == 1:
         return rows
     spans = block.spans - first
-    return rows.each(lambda part: _kept(part, spans))
+    return lambda: rows().each(lambda part: _kept(part, spans))
 
 
 def _kept(part: NDArray[np.generic], spans: Spans) -> NDArray[np.generic]:
@@ -164,7 +165,7 @@ def read_rows(reader: Reader, numbers: NDArray[np.int64], files: NDArray[np.int6
         for first, last in itertools.pairwise([start, *inside.tolist(), stop]):
             run = wanted[begin:end]
             keep = run[(run >= first) & (run < last)] - first
-            found.append(reader.read(first, last).each(operator.itemgetter(keep)))
+            found.append(reader.request(first, last)().each(operator.itemgetter(keep)))
     back = np.argsort(order, kind="stable")
     x, y, weight = (None if part[0] is None else np.concatenate(part)[back] for part in zip(*found, strict=True))
     assert x is not None

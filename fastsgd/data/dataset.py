@@ -82,8 +82,8 @@ class Dataset(ABC):
         """What the dataset is called in a message."""
 
     @abstractmethod
-    def open(self) -> AbstractContextManager[Reader]:
-        """The source, open while the context lasts."""
+    def open(self, threads: int = 1) -> AbstractContextManager[Reader]:
+        """The source, open while the context lasts; so many threads decode what is read."""
 
     @abstractmethod
     def _files(self) -> NDArray[np.int64]:
@@ -97,9 +97,17 @@ class Dataset(ABC):
         """The rows as they lie in memory already, if they do."""
         return None
 
-    def reading_bytes(self, rows: int) -> int:
-        """Bytes that reading `rows` rows at once takes."""
+    def block_bytes(self, rows: int) -> int:
+        """Bytes of `rows` rows as they are read."""
         return rows * self.row_bytes
+
+    def reading_bytes(self, rows: int) -> int:
+        """Bytes that reading `rows` rows at once takes, besides the rows."""
+        return 0
+
+    def decoder_bytes(self) -> int:
+        """Bytes that each of the threads takes which decode what is read."""
+        return 0
 
     def unit_rows(self) -> int:
         """Rows read at once: a chunk, or as many small ones as make a read worth its call."""

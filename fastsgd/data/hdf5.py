@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.blocks import Reader, Rows
+from fastsgd.data.chunks import PIECE_BYTES, Layout
+from fastsgd.data.codecs import DamagedChunkError
 from fastsgd.data.dataset import Dataset
+from fastsgd.data.readers import Fingerprint, OpenFile, Placement, yield_to_others
 from fastsgd.data.schema import READ_ERRORS, Column, Path, expand, find_columns, opened
 from fastsgd.errors import DataError
 
@@ -28,7 +31,6 @@ class Part:
 
     columns: tuple[Column, ...]
     dtype: np.dtype[np.generic]
-    as_stored: bool  # one dataset, in that dtype in each file: what is read needs no copy
 
     @property
     def width(self) -> int:
@@ -67,8 +69,11 @@ class HDF5Dataset(Dataset):
         self._specs |= {"y": _listed(target, "target")} if target is not None else {}
         self._specs |= {"weight": _listed(weight, "weight")} if weight is not None else {}
         found: list[dict[str, tuple[Column, ...]]] = []
+        self._fingerprints: list[Fingerprint] = []
+        self._layouts: list[dict[str, Layout | str]] = [{} for _ in self.paths]
         for file_path in self.paths:
             with opened(file_path) as file:
+                self._fingerprints.append(Fingerprint.of(file.id.get_vfd_handle()))
                 found.append(find_columns(file, file_path, self._specs))
             _require_same_schema(self.paths[0], found[0], file_path, found[-1])
         self._parts = {name: _part([columns[name] for columns in found]) for name in self._specs}
@@ -84,9 +89,7 @@ class HDF5Dataset(Dataset):
         self._spans = np.array([[0, self._starts[-1]]], np.int64)
         chunk_rows = max(column.chunk_rows for columns in found for column in columns["x"])
         self.chunk_rows = chunk_rows or min(max(lengths), max(1, _CONTIGUOUS_BYTES // self.row_bytes))
-        self._decode_bytes = max(
-            column.decode_bytes for columns in found for part in columns.values() for column in part
-        )
+        self._found = [column for columns in found for part in columns.values() for column in part]
 
     def _name(self) -> str:
         return self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
@@ -94,29 +97,52 @@ class HDF5Dataset(Dataset):
     def _files(self) -> NDArray[np.int64]:
         return self._starts
 
-    def _place(self, row: int) -> tuple[int, int]:
+    def place(self, row: int) -> tuple[int, int]:
         """Number of the file that holds a source row, and the row's number there."""
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
         return index, int(row - self._starts[index])
 
     def locate(self, part: str, row: int, column: int) -> str:
-        index, row = self._place(row)
+        index, row = self.place(row)
         for source in self._parts[part].columns:
             if column < source.width:
                 break
             column -= source.width
         return f"{self.paths[index]}: dataset {source.name!r}, row {row}, column {column}"
 
-    def tables(self) -> dict[str, list[str]]:
-        """The fields that are read of each compound dataset."""
-        fields: dict[str, list[str]] = {}
-        for column in self._columns():
-            if column.field is not None and column.field not in fields.setdefault(column.path, []):
-                fields[column.path].append(column.field)
-        return fields
-
     def _columns(self) -> list[Column]:
         return [column for part in self._parts.values() for column in part.columns]
+
+    def column_names(self) -> list[str]:
+        """What is read, in order."""
+        return [column.name for column in self._columns()]
+
+    def empty_rows(self, rows: int) -> dict[str, NDArray[np.generic]]:
+        """Memory for rows, by part."""
+        return {name: np.empty((rows, part.width), part.dtype) for name, part in self._parts.items()}
+
+    def _placements(self) -> dict[str, list[Placement]]:
+        """Where the values of each dataset go."""
+        found: dict[str, list[Placement]] = {}
+        for name, part in self._parts.items():
+            at = 0
+            for column in part.columns:
+                found.setdefault(column.path, []).append(Placement(column.field, name, at, column.width))
+                at += column.width
+        return found
+
+    def through_hdf5(self) -> dict[str, str]:
+        """The datasets, of the files that were opened for reading so far, that HDF5 itself reads: slower, and why."""
+        return {
+            f"{path}: {name}": layout
+            for path, layouts in zip(self.paths, self._layouts, strict=True)
+            for name, layout in layouts.items()
+            if isinstance(layout, str)
+        }
+
+    def open_file(self, index: int) -> OpenFile:
+        """One of the files, to be closed by the caller."""
+        return OpenFile(self.paths[index], self.cache_bytes(), self._placements(), self._layouts[index])
 
     def cache_bytes(self) -> int:
         """Bytes of the chunk cache of each HDF5 dataset: a block's worth for all that are open at once."""
@@ -124,127 +150,111 @@ class HDF5Dataset(Dataset):
         return self.unit_rows() * self.row_bytes // datasets
 
     def reading_bytes(self, rows: int) -> int:
-        """Bytes that reading `rows` rows takes: the rows, what they are made of, the chunk cache, a chunk in decoding.
+        """Bytes that HDF5 takes to read `rows` rows: a dataset of them, and its chunk cache."""
+        made: dict[str, int] = {}
+        for column in self._columns():
+            made[column.path] = made.get(column.path, 0) + column.width * column.stored.itemsize
+        return rows * max(made.values()) + self.unit_rows() * self.row_bytes
 
-        Columns that are joined or converted are read one at a time; fields are read table by table, and kept.
-        """
-        made = [
-            column.width * part.dtype.itemsize
-            for part in self._parts.values()
-            for column in part.columns
-            if column.field is None and not part.as_stored
-        ]
-        kept = sum(column.width * column.stored.itemsize for column in self._columns() if column.field is not None)
-        row_bytes = self.row_bytes + max(made, default=0) + kept
-        return rows * row_bytes + self.unit_rows() * self.row_bytes + self._decode_bytes
+    def decoder_bytes(self) -> int:
+        rows = self.unit_rows()
+        return max(column.decode_bytes or min(PIECE_BYTES, rows * column.stored_row_bytes) for column in self._found)
 
-    def require_unchanged(self, index: int, file: Any) -> None:
-        """Raise DataError unless a file still has the rows and columns that it had."""
+    def require_unchanged(self, index: int, file: OpenFile) -> None:
+        """Raise DataError unless a file is still as it was found: rows of two versions must not be mixed."""
+        before, now = self._fingerprints[index], Fingerprint.of(file.descriptor)
+        if now != before:
+            cut = "it was cut short" if now.size < before.size else "it was written to since it was first looked at"
+            raise DataError(
+                f"{self.paths[index]} has changed: {self._other_schema(index, file) or cut}; make the dataset again, "
+                "when nothing writes to the file any more"
+            )
+
+    def _other_schema(self, index: int, file: OpenFile) -> str | None:
+        """How the columns of a file differ from those that it had, if they do."""
         path, rows = self.paths[index], int(self._starts[index + 1] - self._starts[index])
-        for name, columns in find_columns(file, path, self._specs).items():
-            part = self._parts[name]
-            for column, known in zip(columns, part.columns, strict=True):
-                alike = (column.rows, column.width) == (rows, known.width)
-                fits = np.result_type(column.dtype, part.dtype) == part.dtype
-                if not alike or not fits or (part.as_stored and column.stored != part.dtype):
-                    raise DataError(
-                        f"{path} has changed: {column.name!r} has {column.rows} rows of {column.width} {column.stored} "
-                        f"now, it had {rows} of {known.width} {part.dtype}; make the dataset again"
+        for name, columns in find_columns(file.file, path, self._specs).items():
+            for column, known in zip(columns, self._parts[name].columns, strict=True):
+                if (column.rows, column.width, column.stored) != (rows, known.width, known.stored):
+                    return (
+                        f"{column.name!r} has {column.rows} rows of {column.width} {column.stored} now, it had {rows} "
+                        f"of {known.width} {known.stored}"
                     )
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Where values lie is as long as the file has chunks, and found again.
+        return {**self.__dict__, "_layouts": [{} for _ in self.paths]}
 
     @contextmanager
-    def open(self) -> Iterator[Reader]:
-        """The files, opened as they are needed and closed when the context ends."""
-        reader = _HDF5Reader(self)
+    def open(self, threads: int = 1) -> Iterator[Reader]:
+        reader = _HDF5Reader(self, threads)
         try:
             yield reader
         finally:
             reader.close()
 
 
-class _OpenFile:
-    """One file, open until it is closed, and the datasets of it that were asked for."""
-
-    def __init__(self, path: str, cache_bytes: int) -> None:
-        self._stack = ExitStack()
-        self.file = self._stack.enter_context(opened(path, rdcc_nbytes=cache_bytes))
-        self._handle = self.file.id.get_vfd_handle()
-        self._size = self.size()
-        self._datasets: dict[str, Any] = {}
-
-    def dataset(self, path: str) -> Any:
-        if path not in self._datasets:
-            self._datasets[path] = self.file[path]
-        return self._datasets[path]
-
-    def size(self) -> int:
-        return os.fstat(self._handle).st_size
-
-    def require_whole(self) -> None:
-        """Raise OSError if the file has lost its end: HDF5 would read zeros there, in silence."""
-        if self.size() < self._size:
-            raise OSError("the file was cut short while it was read")
-
-    def close(self) -> None:
-        self._datasets.clear()
-        self._stack.close()
-
-
 class _HDF5Reader:
-    """Reads rows through h5py."""
+    """Reads rows of the files, decoding them in threads of its own."""
 
-    def __init__(self, dataset: HDF5Dataset) -> None:
+    def __init__(self, dataset: HDF5Dataset, threads: int) -> None:
         self._dataset = dataset
-        self._tables = dataset.tables()
-        self._open: dict[int, _OpenFile] = {}  # the one used last comes last
-        self._verified: set[int] = set()
+        self._open: dict[int, OpenFile] = {}  # the one used last comes last
+        self._pool = ThreadPoolExecutor(threads, "fastsgd-decoder", yield_to_others)
 
     def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
         while self._open:
             self._open.popitem()[1].close()
 
-    def _file(self, index: int) -> _OpenFile:
+    def _file(self, index: int) -> OpenFile:
         file = self._open.pop(index, None)
         if file is None:
             if len(self._open) == _OPEN_FILES:
                 self._open.pop(next(iter(self._open))).close()
-            file = _OpenFile(self._dataset.paths[index], self._dataset.cache_bytes())
+            file = self._dataset.open_file(index)
         self._open[index] = file
-        if index not in self._verified:
-            self._dataset.require_unchanged(index, file.file)
-            self._verified.add(index)
         return file
 
-    def read(self, start: int, stop: int) -> Rows:
-        index, first = self._dataset._place(start)
+    def request(self, start: int, stop: int) -> Callable[[], Rows]:
+        dataset = self._dataset
+        index, first = dataset.place(start)
         last = first + stop - start
-        file = self._file(index)
-        try:
-            tables = {path: file.dataset(path).fields(fields)[first:last] for path, fields in self._tables.items()}
-            parts = {name: _read(file, tables, part, first, last) for name, part in self._dataset._parts.items()}
-            file.require_whole()
-        except READ_ERRORS as error:
-            names = ", ".join(repr(column.name) for column in self._dataset._columns())
-            raise DataError(
-                f"{self._dataset.paths[index]}: rows {first} to {last - 1} of {names} cannot be read ({error}); the "
-                "file is damaged, changed while it was read, or needs a filter plugin"
-            ) from error
-        return Rows(parts["x"], parts.get("y"), parts.get("weight"))
+        path = dataset.paths[index]
+        outs = dataset.empty_rows(stop - start)
+        with _explained(dataset, path, first, last):
+            file = self._file(index)
+            dataset.require_unchanged(index, file)
+            jobs: list[Future[None]] = []
+            for source in file.sources():
+                source.read(first, last, outs, lambda job: jobs.append(file.started(self._pool.submit(job))))
+
+        def result() -> Rows:
+            with _explained(dataset, path, first, last):
+                try:
+                    for job in jobs:
+                        job.result()
+                finally:  # what has changed may be why it cannot be read
+                    dataset.require_unchanged(index, file)
+            return Rows(outs["x"], outs.get("y"), outs.get("weight"))
+
+        return result
 
 
-def _read(file: _OpenFile, tables: dict[str, NDArray[Any]], part: Part, first: int, last: int) -> NDArray[np.generic]:
-    """Rows first to last of a part. NumPy converts: HDF5 does it at a third to a tenth of that speed."""
-    out = None if part.as_stored else np.empty((last - first, part.width), part.dtype)
-    at = 0
-    for column in part.columns:
-        values = file.dataset(column.path)[first:last] if column.field is None else tables[column.path][column.field]
-        values = values.reshape(last - first, column.width)
-        if out is None:
-            return values
-        out[:, at : at + column.width] = values
-        at += column.width
-    assert out is not None
-    return out
+@contextmanager
+def _explained(dataset: HDF5Dataset, path: str, first: int, last: int) -> Iterator[None]:
+    """Say of which rows it is that they cannot be read."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (*READ_ERRORS, DamagedChunkError) as error:
+        names = ", ".join(repr(name) for name in dataset.column_names())
+        raise DataError(
+            f"{path}: rows {first} to {last - 1} of {names} cannot be read ({error}); the file is damaged, changed "
+            "while it was read, or needs a filter plugin"
+        ) from error
 
 
 def _listed(spec: str | Sequence[str], name: str) -> list[str]:
@@ -267,7 +277,5 @@ def _require_same_schema(
 
 
 def _part(columns_by_file: list[tuple[Column, ...]]) -> Part:
-    columns = [column for listed in columns_by_file for column in listed]
-    dtype = np.result_type(*(column.dtype for column in columns))
-    single = len(columns_by_file[0]) == 1 and columns[0].field is None
-    return Part(columns_by_file[0], dtype, single and all(column.stored == dtype for column in columns))
+    dtype = np.result_type(*(column.dtype for columns in columns_by_file for column in columns))
+    return Part(columns_by_file[0], dtype)

@@ -8,14 +8,15 @@ hands every error to the consumer, and ends with the iterator.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastsgd.data.blocks import Block, Reader, Rows, read_block
+from fastsgd.data.blocks import Block, Reader, Rows, request_block
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import MemoryPlan, parse_memory, plan_memory
@@ -114,7 +115,9 @@ class Loader:
             row_bytes=dataset.row_bytes,
             slab_row_bytes=columns * self.dtype.itemsize,
             block_rows=self.blocks.largest,
-            block_bytes=dataset.reading_bytes(self.blocks.widest) + picked,
+            block_bytes=dataset.block_bytes(self.blocks.widest),
+            reading_bytes=dataset.reading_bytes(self.blocks.widest) + picked,
+            decoder_bytes=dataset.decoder_bytes(),
             batch_size=int(batch_size),
             budget=parse_memory(memory),
             shuffle=shuffle,
@@ -168,11 +171,26 @@ class Loader:
                 position = int(np.argmax(np.abs(values) > limit))
         return position
 
-    def read(self, reader: Reader, block: Block) -> Rows:
-        """The rows of a block, each value of them fit to be trained on."""
-        rows = read_block(reader, block)
-        self._check(rows, block)
-        return rows
+    def decoders(self) -> int:
+        """Threads that decode what is read."""
+        from fastsgd.kernels.threads import available_threads
+
+        return min(self.plan.decoders, available_threads(self._threads))
+
+    def read(self, reader: Reader, blocks: Iterable[Block]) -> Iterator[Rows]:
+        """The rows of each block, every value of them fit to be trained on. Some are asked for ahead of their turn."""
+        asked: deque[tuple[Block, Callable[[], Rows]]] = deque()
+        for block in blocks:
+            asked.append((block, request_block(reader, block)))
+            if len(asked) > self.plan.blocks_ahead:
+                yield self._received(*asked.popleft())
+        while asked:
+            yield self._received(*asked.popleft())
+
+    def _received(self, block: Block, rows: Callable[[], Rows]) -> Rows:
+        found = rows()
+        self._check(found, block)
+        return found
 
     def _load(self) -> Rows:
         """All rows, in storage order and dtype."""
@@ -182,12 +200,13 @@ class Loader:
         weight = None if dataset.weight_dtype is None else np.empty((n, 1), dataset.weight_dtype)
         whole = Rows(x, y, weight)
         at = 0
-        with dataset.open() as reader:
-            for block in self.blocks:
-                for out, part in zip(whole, self.read(reader, block), strict=True):
+        with dataset.open(self.decoders()) as reader:
+            for rows in self.read(reader, self.blocks):
+                for out, part in zip(whole, rows, strict=True):
                     if out is not None and part is not None:
-                        out[at : at + block.n_rows] = part
-                at += block.n_rows
+                        out[at : at + len(part)] = part
+                at += len(rows.x)
+                del rows
         return whole
 
     def _from_memory(self, rows: Rows, epoch: int) -> Iterator[Slab]:

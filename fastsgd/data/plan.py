@@ -12,6 +12,10 @@ from fastsgd.errors import MemoryBudgetError
 DEFAULT_MEMORY = 1_000_000_000
 _SLAB_BYTES = 4 << 20
 _SLABS = 3  # one being trained on, one ready, one being filled
+# Blocks that are read ahead, and threads that decode them, at most; and the share that both may take of what the budget
+# has beside the least that works. None depends on the machine: the window takes what they leave, and the order depends
+# on the window.
+_BLOCKS_AHEAD, _DECODERS, _SHARE = 8, 16, 4
 
 
 def parse_memory(memory: int | str | None) -> int:
@@ -62,7 +66,11 @@ class MemoryPlan:
     slabs : int
         Slabs that exist at once.
     window_bytes, slab_bytes, block_bytes : int
-        Bytes of the window, of all slabs, and of a block being read.
+        Bytes of the window, of all slabs, and of blocks that are being read.
+    blocks_ahead : int
+        Blocks that are read ahead of the one that is taken.
+    decoders : int
+        Threads that decode blocks, at most.
     """
 
     budget: int
@@ -73,6 +81,8 @@ class MemoryPlan:
     window_bytes: int
     slab_bytes: int
     block_bytes: int
+    blocks_ahead: int
+    decoders: int
 
     @property
     def total_bytes(self) -> int:
@@ -85,7 +95,7 @@ class MemoryPlan:
             held = "no rows"
         return (
             f"memory {as_bytes(self.budget)}: {held} held ({as_bytes(self.window_bytes)}), "
-            f"slabs {as_bytes(self.slab_bytes)}, a block being read {as_bytes(self.block_bytes)}"
+            f"slabs {as_bytes(self.slab_bytes)}, blocks being read {as_bytes(self.block_bytes)}"
         )
 
 
@@ -96,6 +106,8 @@ def plan_memory(
     slab_row_bytes: int,
     block_rows: int,
     block_bytes: int,
+    reading_bytes: int,
+    decoder_bytes: int,
     batch_size: int,
     budget: int,
     shuffle: bool,
@@ -113,7 +125,9 @@ def plan_memory(
     block_rows : int
         Rows of the largest block.
     block_bytes : int
-        Bytes that reading a block takes, with all that it passes through.
+        Bytes of a block.
+    reading_bytes, decoder_bytes : int
+        Bytes that reading a block takes besides, and those of each thread that decodes.
     batch_size : int
         Rows of a batch; slabs hold whole batches.
     budget : int
@@ -136,19 +150,27 @@ def plan_memory(
         batches = max(1, min(batches, slab_limit // batch_size))
     slab_rows = batch_size * min(batches, -(-n_rows // batch_size))
     if in_memory:
-        slabs, block_rows, block_bytes, window = 1, 0, 0, 0
+        slabs, block_rows, window, block_bytes, reading_bytes, decoder_bytes = 1, 0, 0, 0, 0, 0
     else:
         slabs, window = _SLABS, block_rows if shuffle else 0
+    flight = block_bytes + reading_bytes + decoder_bytes
+    least = slabs * batch_size * slab_row_bytes + flight + window * row_bytes
+    wanted = _BLOCKS_AHEAD * block_bytes + (_DECODERS - 1) * decoder_bytes
+    spare = min(wanted, max(0, budget - least) // _SHARE)
+    ahead = min(_BLOCKS_AHEAD, spare // 2 // max(1, block_bytes))
+    decoders = min(_DECODERS, 1 + (spare - ahead * block_bytes) // max(1, decoder_bytes))
+    flight += spare
     for rows in (slab_rows, batch_size):
         slab_bytes = slabs * rows * slab_row_bytes
-        left = budget - slab_bytes - block_bytes
+        left = budget - slab_bytes - flight
         if left < window * row_bytes:
             continue
         if in_memory:
-            return MemoryPlan(budget, True, n_rows, rows, slabs, 0, slab_bytes, 0)
+            return MemoryPlan(budget, True, n_rows, rows, slabs, 0, slab_bytes, 0, 0, 1)
         held = min(n_rows, left // row_bytes) if shuffle else 0
-        return MemoryPlan(budget, held == n_rows, held, rows, slabs, held * row_bytes, slab_bytes, block_bytes)
-    least = slabs * batch_size * slab_row_bytes + block_bytes + window * row_bytes
+        return MemoryPlan(
+            budget, held == n_rows, held, rows, slabs, held * row_bytes, slab_bytes, flight, ahead, decoders
+        )
     blocks = f"read blocks of {block_rows} rows ({as_bytes(block_rows * row_bytes)}) and " if block_rows else ""
     raise MemoryBudgetError(
         f"memory is {as_bytes(budget)}, too little to {blocks}hand over batches of {batch_size} rows "

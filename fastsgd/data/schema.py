@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import glob
+import importlib
+import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastsgd.data.arrays import storage_dtype
+from fastsgd.data.codecs import filter_name
 from fastsgd.errors import DataError
 
 Path = str | os.PathLike[str]
@@ -36,7 +39,10 @@ class Column:
     rows, chunk_rows : int
         Rows of a chunk; 0 where it is not chunked.
     decode_bytes : int
-        Bytes that HDF5 takes to undo the filters of a chunk: what goes in and what comes out.
+        Bytes that a thread takes to read a chunk: of a filtered one as it is stored, with its bytes shuffled, and
+        whole. 0 where it is not chunked.
+    stored_row_bytes : int
+        Bytes of a row in the file, of a table all its fields.
     """
 
     path: str
@@ -47,6 +53,7 @@ class Column:
     rows: int
     chunk_rows: int
     decode_bytes: int
+    stored_row_bytes: int
 
     @property
     def name(self) -> str:
@@ -117,6 +124,17 @@ def opened(path: str, **options: Any) -> Iterator[Any]:
             what = "is empty: 0 bytes; copy or write it again"
         elif "truncated file" in str(error):
             what = "is truncated: its end is missing, as after an interrupted copy; copy or write it again"
+        elif "lock" in str(error):
+            what = (
+                f"cannot be locked for reading ({error}): another process has it open for writing, so let that end "
+                "first; or its file system, over a network, knows no locks, then set HDF5_USE_FILE_LOCKING=FALSE in "
+                "the environment"
+            )
+        elif "already open for write" in str(error):
+            what = (
+                "is marked as open for writing: let the process that writes it end; if that died, the file may be "
+                "damaged, and `h5clear -s` removes the mark"
+            )
         elif not h5py.is_hdf5(path):
             what = "is not an HDF5 file"
         else:
@@ -150,16 +168,24 @@ def _column(file: Any, path: str, spec: str) -> Column:
     try:
         item = _find(file, path, name)
         _require_sources(item, path)
-        dtype, shape = item.dtype, item.shape
-        chunks, filters = item.chunks, item.id.get_create_plist().get_nfilters()
+        plist = item.id.get_create_plist()
+        dtype, shape, chunks = item.dtype, item.shape, item.chunks
+        filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
     except DataError:
         raise
     except READ_ERRORS as error:
         raise DataError(f"{path}: dataset {name!r} cannot be read ({error}); the file may be damaged") from error
+    for number, _, _, given in filters:
+        if not _filter_available(number):
+            raise DataError(
+                f"{path}: dataset {name!r} was written with the filter {filter_name(number, given)!r}, which HDF5 does "
+                "not have here; install it with: pip install hdf5plugin"
+            )
     if shape is None or len(shape) not in (1, 2):
         raise DataError(f"{path}: dataset {name!r} has shape {shape}; it has one axis, or two: (rows, columns)")
     width = 1 if len(shape) == 1 else shape[1]
-    decode_bytes = 2 * int(np.prod(chunks, dtype=np.int64)) * dtype.itemsize if chunks and filters else 0
+    decode_bytes = math.prod(chunks) * dtype.itemsize * (3 if filters else 1) if chunks else 0
+    stored_row_bytes = width * dtype.itemsize
     if dtype.names is not None:
         dtype, width = _field(dtype, field, len(shape), f"{path}: dataset {name!r}", name)
     elif field:
@@ -168,7 +194,7 @@ def _column(file: Any, path: str, spec: str) -> Column:
         raise DataError(f"{path}: dataset {spec!r} has shape {shape}; it needs at least one row and one column")
     held = storage_dtype(dtype, f"{path}: dataset {spec!r}")
     chunk_rows = min(chunks[0], shape[0]) if chunks else 0
-    return Column(name, field or None, width, dtype, held, shape[0], chunk_rows, decode_bytes)
+    return Column(name, field or None, width, dtype, held, shape[0], chunk_rows, decode_bytes, stored_row_bytes)
 
 
 def _find(file: Any, path: str, name: str) -> Any:
@@ -189,6 +215,16 @@ def _find(file: Any, path: str, name: str) -> Any:
     if not isinstance(item, h5py.Dataset):
         raise DataError(f"{path}: {name!r} is a named datatype, not a dataset")
     return item
+
+
+def _filter_available(number: int) -> bool:
+    """Whether HDF5 has a filter, the package `hdf5plugin` being asked for it where it is installed."""
+    import h5py
+
+    if not h5py.h5z.filter_avail(number):
+        with suppress(ImportError):
+            importlib.import_module("hdf5plugin")
+    return bool(h5py.h5z.filter_avail(number))
 
 
 def _require_sources(item: Any, path: str) -> None:

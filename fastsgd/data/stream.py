@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastsgd.data.blocks import Block, Reader, Rows
 from fastsgd.data.order import block_order, drain_key, exchange_key
+from fastsgd.data.readers import yield_to_others
 
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 # How long the end of a stream waits for its thread, which ends after the block it is reading. A bound, because the
 # garbage collector may end a stream inside a call of h5py, for whose lock the thread then waits.
 _END_SECONDS = 30
-_NICENESS = 10
 
 
 @dataclass
@@ -95,17 +92,6 @@ def _end(free: queue.SimpleQueue[Slab | None], stop: threading.Event, thread: th
         thread.join(_END_SECONDS)
 
 
-def _yield_to_others() -> None:
-    """Lower the priority of this thread, where a thread has one of its own.
-
-    It has slabs to spare, while the threads that compute wait for each other at the end of each region: on two cores a
-    streamed epoch of the seed network took 1.4 times the epoch in memory without this, and 1.1 times with it.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
-
 class _StoppedError(Exception):
     """The consumer has ended the epoch."""
 
@@ -130,7 +116,7 @@ class _Filler:
 
     def run(self) -> None:
         """Fill slabs until the rows or the consumer end."""
-        _yield_to_others()
+        yield_to_others()
         try:
             self._fill_all()
             self._ready.put(None)
@@ -143,17 +129,22 @@ class _Filler:
 
     def _fill_all(self) -> None:
         loader = self._loader
-        with loader.dataset.open() as reader:
+        with loader.dataset.open(loader.decoders()) as reader:
             if loader.shuffle:
                 self._through_window(reader)
             else:
-                for block in loader.blocks:
-                    self._emit(self._read(reader, block), _copy_rows)
+                for rows in self._read(reader, loader.blocks):
+                    self._emit(rows, _copy_rows)
+                    del rows
         self._hand_over()
 
-    def _read(self, reader: Reader, block: Block) -> Rows:
-        self._go_on()
-        return self._loader.read(reader, block)
+    def _read(self, reader: Reader, blocks: Iterable[Block]) -> Iterator[Rows]:
+        def wanted() -> Iterator[Block]:
+            for block in blocks:
+                self._go_on()
+                yield block
+
+        return self._loader.read(reader, wanted())
 
     def _go_on(self) -> None:
         if self.stop.is_set():
@@ -164,9 +155,10 @@ class _Filler:
 
         loader, epoch = self._loader, self._epoch
         window = _Window(loader, epoch)
-        for index in block_order(len(loader.blocks), loader.seed, epoch):
-            # No name for the rows: they must be gone when the next block is read.
-            self._exchange(window, self._read(reader, loader.blocks[index]))
+        order = block_order(len(loader.blocks), loader.seed, epoch)
+        for rows in self._read(reader, (loader.blocks[index] for index in order)):
+            self._exchange(window, rows)
+            del rows  # gone before the next are asked for
         key = drain_key(loader.seed, epoch)
 
         def drain(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:

@@ -1,0 +1,194 @@
+"""Where the values of an HDF5 dataset lie in its file: what reading them without HDF5 takes to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsgd.data.codecs import Filter, LostValuesError, undoable
+
+PIECE_BYTES = 1 << 20  # of a dataset without chunks that are read at a time
+# More chunks than this need as many bytes of the file each, or their list might be larger than what it lists.
+_MANY_CHUNKS, _LEAST_CHUNK_BYTES = 1 << 20, 64
+_LOOKED_UP, _LOOKED_UP_BYTES = 1 << 12, 1 << 25  # chunks that are looked up, and their bytes, about
+
+
+class NotDirectError(Exception):
+    """A dataset that only HDF5 itself can read; says why."""
+
+
+class Piece(NamedTuple):
+    """Values of a dataset that lie together: rows `first` on and columns `left` on, (height, width) of them.
+
+    `offset` is None where nothing was ever written, and HDF5 gives the fill value. `size` bytes, filtered, are of
+    `rows` rows, of which `skip` come before `first`; `columns` are those stored of each row.
+    """
+
+    first: int
+    height: int
+    left: int
+    width: int
+    offset: int | None
+    size: int
+    mask: int
+    skip: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The place of every value of a dataset of one axis or two.
+
+    Attributes
+    ----------
+    rows, columns : int
+    stored : numpy.dtype
+        Of the values in the file.
+    chunk : (int, int)
+        Rows and columns of a chunk; of a dataset without chunks all columns, and rows that are read at a time.
+    filters : tuple of Filter
+    offsets, sizes, masks : array (chunks down, chunks across)
+        Of the chunks; offset -1 where there is none. Of a dataset without chunks `offsets` is its only offset.
+    fill : array (1,)
+        What stands where nothing was written.
+    """
+
+    rows: int
+    columns: int
+    stored: np.dtype[Any]
+    chunk: tuple[int, int]
+    filters: tuple[Filter, ...]
+    chunked: bool
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    masks: NDArray[np.uint32]
+    fill: NDArray[Any]
+
+    def pieces(self, first: int, last: int) -> Iterator[Piece]:
+        """Where rows first to last lie."""
+        height, width = self.chunk
+        if not self.chunked:
+            row_bytes = self.columns * self.stored.itemsize
+            for start in range(first, last, height):
+                count = min(height, last - start)
+                offset = int(self.offsets[0, 0]) + start * row_bytes
+                yield Piece(start, count, 0, width, offset, count * row_bytes, 0, 0, count, width)
+            return
+        for down in range(first // height, (last - 1) // height + 1):
+            top = down * height
+            start, stop = max(first, top), min(last, top + height)
+            for across in range(self.offsets.shape[1]):
+                left = across * width
+                at = int(self.offsets[down, across])
+                yield Piece(
+                    start, stop - start, left, min(width, self.columns - left), None if at < 0 else at,
+                    int(self.sizes[down, across]), int(self.masks[down, across]), start - top, height, width,
+                )  # fmt: skip
+
+    def samples(self, most: int) -> list[tuple[int, int]]:
+        """Rows, (first, last) of each, of at most so many bytes (but a row), that stand for all: the last of the first
+        chunks, of those in the middle and of the last, so that all kinds of edges are among them."""
+        height, n_chunks = self.chunk[0], -(-self.rows // self.chunk[0])
+        few = max(1, most // (self.columns * self.stored.itemsize))
+        ends = [min(self.rows, (number + 1) * height) for number in sorted({0, n_chunks // 2, n_chunks - 1})]
+        return [(max(end - few, (end - 1) // height * height), end) for end in ends]
+
+
+def find_layout(dataset: Any, file_size: int) -> Layout:
+    """The layout of an h5py dataset.
+
+    Raises
+    ------
+    NotDirectError
+        If it has a feature that only HDF5 reads, or chunks beyond the end of the file.
+    LostValuesError
+        If HDF5 does not find chunks that are there.
+    """
+    import h5py
+
+    plist = dataset.id.get_create_plist()
+    stored = dataset.dtype
+    if stored.hasobject or not h5py.h5t.py_create(stored).equal(dataset.id.get_type()):
+        raise NotDirectError(f"its type in the file is not that of NumPy's {stored}")
+    rows, columns = dataset.shape[0], dataset.shape[1] if len(dataset.shape) == 2 else 1
+    fill = np.empty(1, stored)
+    fill[0] = dataset.fillvalue
+    kind = plist.get_layout()
+    if kind == h5py.h5d.CONTIGUOUS:
+        offset = dataset.id.get_offset()
+        if offset is None or plist.get_external_count():
+            raise NotDirectError("its values lie in no one place of the file")
+        if offset + rows * columns * stored.itemsize > file_size:
+            raise NotDirectError("its values reach beyond the end of the file")
+        height = max(1, PIECE_BYTES // (columns * stored.itemsize))
+        table = np.full((1, 1), offset, np.int64)
+        return Layout(
+            rows, columns, stored, (height, columns), (), False, table, table, np.zeros((1, 1), np.uint32), fill
+        )
+    if kind != h5py.h5d.CHUNKED:
+        raise NotDirectError("it is neither chunked nor contiguous")
+    filters = tuple(
+        Filter(number, tuple(values)) for number, _, values, _ in map(plist.get_filter, range(plist.get_nfilters()))
+    )
+    if not undoable(filters):
+        raise NotDirectError("of its filters some are known to HDF5 only")
+    chunk = (dataset.chunks[0], dataset.chunks[1] if len(dataset.chunks) == 2 else 1)
+    return Layout(rows, columns, stored, chunk, filters, True, *_chunk_tables(dataset, chunk, file_size), fill)
+
+
+def _chunk_tables(
+    dataset: Any, chunk: tuple[int, int], file_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint32]]:
+    """Offsets, sizes and filter masks of all chunks, in one pass: to ask for one by one takes time that grows with the
+    square of their number."""
+    shape = dataset.shape if len(dataset.shape) == 2 else (dataset.shape[0], 1)
+    grid = (-(-shape[0] // chunk[0]), -(-shape[1] // chunk[1]))
+    if not hasattr(dataset.id, "chunk_iter"):
+        raise NotDirectError("this HDF5 cannot list chunks in one pass; 1.12.3 can")
+    if grid[0] * grid[1] > max(_MANY_CHUNKS, file_size // _LEAST_CHUNK_BYTES):
+        raise NotDirectError(f"its {grid[0] * grid[1]} chunks are more than the file can hold")
+    offsets, sizes = np.full(grid, -1, np.int64), np.zeros(grid, np.int64)
+    masks = np.zeros(grid, np.uint32)
+    unfit: list[Any] = []
+
+    def note(info: Any) -> None:
+        down = info.chunk_offset[0] // chunk[0]
+        across = info.chunk_offset[1] // chunk[1] if len(info.chunk_offset) == 2 else 0
+        if info.byte_offset is None:
+            return
+        if down >= grid[0] or across >= grid[1] or info.byte_offset + info.size > file_size:
+            unfit.append(info)
+            return
+        offsets[down, across], sizes[down, across], masks[down, across] = info.byte_offset, info.size, info.filter_mask
+
+    try:
+        dataset.id.chunk_iter(note)
+    except (RuntimeError, OverflowError) as error:
+        raise NotDirectError(f"its chunks cannot be listed ({error})") from error
+    if unfit:
+        raise NotDirectError(f"the file has no room for its chunk {unfit[0]}")
+    _require_lookup(dataset, chunk, (offsets, sizes, masks))
+    return offsets, sizes, masks
+
+
+def _require_lookup(dataset: Any, chunk: tuple[int, int], tables: tuple[NDArray[Any], ...]) -> None:
+    """Raise LostValuesError unless HDF5 finds chunks that it listed: where an index is damaged it need not, and gives
+    the fill value. Of many or large chunks some are looked up."""
+    _, sizes, masks = tables
+    down, across = np.nonzero(tables[0] >= 0)
+    step = 1 + max(len(down) // _LOOKED_UP, int(sizes.sum()) // _LOOKED_UP_BYTES)
+    axes = len(dataset.shape)
+    for place in zip(down[::step].tolist(), across[::step].tolist(), strict=True):
+        origin = tuple(number * size for number, size in zip(place, chunk, strict=True))[:axes]
+        try:
+            mask, content = dataset.id.read_direct_chunk(origin)
+            there = (mask, len(content)) == (int(masks[place]), int(sizes[place]))
+        except (RuntimeError, OSError, ValueError, OverflowError):
+            there = False
+        if not there:
+            raise LostValuesError(f"the index of chunks does not lead to the one at {origin}")

@@ -1,0 +1,176 @@
+"""HDF5's filter pipelines, undone without HDF5: on any thread, several at once.
+
+Chunks pass a list of filters when they are written, and the same list backwards when they are read; bit i of a chunk's
+filter mask says that filter i was left out (HDF5 File Format Specification, version 3.0, IV.A.2.l).
+"""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
+CHECKSUM_BYTES = 4
+_UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+_NAMES = {
+    4: "szip",
+    5: "nbit",
+    6: "scaleoffset",
+    307: "bzip2",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32017: "sz",
+    32026: "blosc2",
+}  # by the registry of the HDF Group
+
+
+class DamagedChunkError(Exception):
+    """A chunk that its filters could not have made; says what is wrong."""
+
+
+class LostValuesError(DamagedChunkError):
+    """Values that are not there, while HDF5 gives some without a word: its fill value, or what lay in memory."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter's number and its parameters."""
+
+    number: int
+    values: tuple[int, ...]
+
+
+def filter_name(number: int, given: bytes) -> str:
+    """What to call a filter: by its number, or as the file calls it."""
+    return _NAMES.get(number) or given.decode("utf-8", "replace") or f"number {number}"
+
+
+def undoable(filters: tuple[Filter, ...]) -> bool:
+    """Whether all of some filters are known here."""
+    return all(one.number in (*_DECODERS, SHUFFLE, FLETCHER32) for one in filters)
+
+
+def undo(filters: tuple[Filter, ...], mask: int, data: Bytes, size: int) -> tuple[Bytes, int]:
+    """The `size` bytes of a chunk as they were before some filters.
+
+    Returns
+    -------
+    data : array (size,) of uint8
+    element : int
+        0; or the size of the elements whose bytes are still shuffled: the last filter to undo is left to whoever knows
+        where the bytes go.
+
+    Raises
+    ------
+    DamagedChunkError
+        If the data do not decode to so many bytes, or a checksum is wrong.
+    """
+    active = [one for i, one in enumerate(filters) if not mask >> i & 1]
+    for i in range(len(active) - 1, -1, -1):
+        one = active[i]
+        if one.number == FLETCHER32:
+            data = _verified(data)
+        elif one.number == SHUFFLE:
+            element = one.values[0] if one.values else 1
+            if i == 0 and element > 1 and data.size == size:
+                return data, element
+            data = unshuffled(data, element)
+        else:
+            checksums = sum(other.number == FLETCHER32 for other in active[:i])
+            data = _DECODERS[one.number](data, size + CHECKSUM_BYTES * checksums)
+    if data.size < size:
+        raise LostValuesError(f"a chunk has {data.size} bytes, {size} are needed")
+    if data.size > size:
+        raise DamagedChunkError(f"a chunk has {data.size} bytes, {size} are right")
+    return data, 0
+
+
+def unshuffled(data: Bytes, element: int, out: NDArray[Any] | None = None, *, swapped: bool = False) -> Bytes:
+    """Bytes of elements together again, those of a number in the other order where `swapped`.
+
+    `out`, a contiguous 1-D array of numbers of `element` bytes, is written to if given. Bytes after the last whole
+    element stay as they are.
+    """
+    from fastsgd.kernels.storage import unshuffle
+
+    count = data.size // element
+    if out is None:
+        out = np.empty(data.size, np.uint8)
+    result = out.view(np.uint8)
+    if element in _UNSIGNED:
+        unshuffle(data, swapped, result[: count * element].view(_UNSIGNED[element]))
+    else:
+        result[: count * element].reshape(count, element)[...] = data[: count * element].reshape(element, count).T
+    result[count * element :] = data[count * element :]
+    return result
+
+
+def _verified(data: Bytes) -> Bytes:
+    """The data before their checksum."""
+    from fastsgd.kernels.storage import fletcher32
+
+    if data.size < CHECKSUM_BYTES:
+        raise DamagedChunkError("the checksum of a chunk is missing")
+    content, stored = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:].tobytes()
+    found = int(fletcher32(content)).to_bytes(CHECKSUM_BYTES, "little")
+    # HDF5 before 1.6.3 swapped the bytes of each half on little-endian machines; later ones read both.
+    if stored not in (found, found[1::-1] + found[:1:-1]):
+        raise DamagedChunkError("the checksum of a chunk is wrong")
+    return content
+
+
+def _inflate(data: Bytes, size: int) -> Bytes:
+    try:
+        fast = _libdeflate()
+        content = _with_zlib(data, size) if fast is None else fast.zlib_decompress(data, size)
+    except Exception as error:
+        raise DamagedChunkError(f"the gzip data of a chunk are damaged ({error})") from error
+    return np.frombuffer(content, np.uint8)
+
+
+def _with_zlib(data: Bytes, size: int) -> bytes:
+    decoder = zlib.decompressobj()
+    content = decoder.decompress(data.data, size + 1)  # one byte more, so that the stream's checksum is read too
+    if not decoder.eof:
+        raise zlib.error("incomplete or too long")
+    return content
+
+
+def _libdeflate() -> Any:
+    """The module `deflate`, twice as fast as zlib, or None where it is not installed."""
+    if "deflate" not in _OPTIONAL:
+        try:
+            _OPTIONAL["deflate"] = importlib.import_module("deflate")
+        except ImportError:
+            _OPTIONAL["deflate"] = None
+    return _OPTIONAL["deflate"]
+
+
+_OPTIONAL: dict[str, Any] = {}
+
+
+def _unlzf(data: Bytes, size: int) -> Bytes:
+    from fastsgd.kernels.storage import lzf_decompress
+
+    out = np.empty(size, np.uint8)
+    written = int(lzf_decompress(data, out))
+    if written < 0:
+        raise DamagedChunkError("the LZF data of a chunk are damaged")
+    return out[:written]
+
+
+# By the filter's number: data and the number of bytes they decode to.
+_DECODERS: dict[int, Callable[[Bytes, int], Bytes]] = {DEFLATE: _inflate, LZF: _unlzf}
