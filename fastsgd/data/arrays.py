@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsgd.data.blocks import Reader, Rows
+from fastsgd.data.blocks import Check, Reader, Rows
 from fastsgd.data.dataset import Dataset
 from fastsgd.errors import DataError
 
@@ -110,10 +110,15 @@ class ArrayDataset(Dataset):
     def open(self, threads: int = 1) -> Iterator[Reader]:
         yield self
 
-    def request(self, start: int, stop: int) -> Callable[[], Rows]:
+    def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
         """Rows start to stop, as views."""
         rows = Rows(self._x, self._y, self._weight).each(lambda part: part[start:stop])
+        if check is not None:
+            check(rows)
         return lambda: rows
+
+    def give_back(self, rows: Rows) -> None:
+        """Nothing to do: they are views."""
 
     def _files(self) -> NDArray[np.int64]:
         return np.array([0, len(self._x)], np.int64)

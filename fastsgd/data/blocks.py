@@ -31,11 +31,18 @@ class Rows(NamedTuple):
         return Rows(x, y, weight)
 
 
+Check = Callable[[Rows], None]
+
+
 class Reader(Protocol):
     """An open source of rows."""
 
-    def request(self, start: int, stop: int) -> Callable[[], Rows]:
-        """Begin to read source rows start to stop, which lie in one file; what is returned waits for them."""
+    def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
+        """Begin to read source rows start to stop, which lie in one file; what is returned waits for them. `check` is
+        called with them, maybe by another thread, and may raise."""
+
+    def give_back(self, rows: Rows) -> None:
+        """Rows that were read are no longer needed: their memory may be used again."""
 
 
 class Block(NamedTuple):
@@ -132,15 +139,20 @@ def joined(spans: Spans) -> Spans:
     return np.stack([spans[starts, 0], spans[stops, 1]], axis=1)
 
 
-def request_block(reader: Reader, block: Block) -> Callable[[], Rows]:
+def request_block(reader: Reader, block: Block, check: Check) -> Callable[[], Rows]:
     """Begin to read the rows of a block; all from its first to its last, of which those between its spans are
     dropped."""
-    first = int(block.spans[0, 0])
-    rows = reader.request(first, int(block.spans[-1, 1]))
+    first, last = int(block.spans[0, 0]), int(block.spans[-1, 1])
     if len(block.spans) == 1:
-        return rows
-    spans = block.spans - first
-    return lambda: rows().each(lambda part: _kept(part, spans))
+        return reader.request(first, last, check)
+    rows, spans = reader.request(first, last), block.spans - first
+
+    def kept() -> Rows:
+        found = rows().each(lambda part: _kept(part, spans))
+        check(found)
+        return found
+
+    return kept
 
 
 def _kept(part: NDArray[np.generic], spans: Spans) -> NDArray[np.generic]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.codecs import Filter, LostValuesError, undoable
+from fastsgd.data.codecs import DamagedChunkError, Filter, undoable
 
 PIECE_BYTES = 1 << 20  # of a dataset without chunks that are read at a time
 # More chunks than this need as many bytes of the file each, or their list might be larger than what it lists.
@@ -106,7 +106,7 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
     ------
     NotDirectError
         If it has a feature that only HDF5 reads, or chunks beyond the end of the file.
-    LostValuesError
+    DamagedChunkError
         If HDF5 does not find chunks that are there.
     """
     import h5py
@@ -177,7 +177,7 @@ def _chunk_tables(
 
 
 def _require_lookup(dataset: Any, chunk: tuple[int, int], tables: tuple[NDArray[Any], ...]) -> None:
-    """Raise LostValuesError unless HDF5 finds chunks that it listed: where an index is damaged it need not, and gives
+    """Raise DamagedChunkError unless HDF5 finds chunks that it listed: where an index is damaged it need not, and gives
     the fill value. Of many or large chunks some are looked up."""
     _, sizes, masks = tables
     down, across = np.nonzero(tables[0] >= 0)
@@ -191,4 +191,4 @@ def _require_lookup(dataset: Any, chunk: tuple[int, int], tables: tuple[NDArray[
         except (RuntimeError, OSError, ValueError, OverflowError):
             there = False
         if not there:
-            raise LostValuesError(f"the index of chunks does not lead to the one at {origin}")
+            raise DamagedChunkError(f"the index of chunks does not lead to the one at {origin}")

@@ -41,10 +41,6 @@ class DamagedChunkError(Exception):
     """A chunk that its filters could not have made; says what is wrong."""
 
 
-class LostValuesError(DamagedChunkError):
-    """Values that are not there, while HDF5 gives some without a word: its fill value, or what lay in memory."""
-
-
 @dataclass(frozen=True)
 class Filter:
     """A filter's number and its parameters."""
@@ -91,10 +87,8 @@ def undo(filters: tuple[Filter, ...], mask: int, data: Bytes, size: int) -> tupl
         else:
             checksums = sum(other.number == FLETCHER32 for other in active[:i])
             data = _DECODERS[one.number](data, size + CHECKSUM_BYTES * checksums)
-    if data.size < size:
-        raise LostValuesError(f"a chunk has {data.size} bytes, {size} are needed")
-    if data.size > size:
-        raise DamagedChunkError(f"a chunk has {data.size} bytes, {size} are right")
+    if data.size != size:
+        raise DamagedChunkError(f"a chunk has {data.size} bytes, {size} are needed")
     return data, 0
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Reader, Rows
+from fastsgd.data.blocks import Check, Reader, Rows
 from fastsgd.data.chunks import PIECE_BYTES, Layout
 from fastsgd.data.codecs import DamagedChunkError
 from fastsgd.data.dataset import Dataset
-from fastsgd.data.readers import Fingerprint, OpenFile, Placement, yield_to_others
+from fastsgd.data.readers import Fingerprint, OpenFile, Placement, Work, yield_to_others
 from fastsgd.data.schema import READ_ERRORS, Column, Path, expand, find_columns, opened
 from fastsgd.errors import DataError
 
@@ -201,6 +203,7 @@ class _HDF5Reader:
     def __init__(self, dataset: HDF5Dataset, threads: int) -> None:
         self._dataset = dataset
         self._open: dict[int, OpenFile] = {}  # the one used last comes last
+        self._spare: list[dict[str, NDArray[np.generic]]] = []  # memory of rows that were given back
         self._pool = ThreadPoolExecutor(threads, "fastsgd-decoder", yield_to_others)
 
     def close(self) -> None:
@@ -214,36 +217,85 @@ class _HDF5Reader:
             if len(self._open) == _OPEN_FILES:
                 self._open.pop(next(iter(self._open))).close()
             file = self._dataset.open_file(index)
+            self._dataset.require_unchanged(index, file)
         self._open[index] = file
         return file
 
-    def request(self, start: int, stop: int) -> Callable[[], Rows]:
-        dataset = self._dataset
-        index, first = dataset.place(start)
+    def _empty_rows(self, rows: int) -> dict[str, NDArray[np.generic]]:
+        """Memory for rows: that of earlier ones where there is enough of it, since to touch new memory takes about as
+        long as to read into it."""
+        while self._spare:
+            outs = self._spare.pop()
+            if len(outs["x"]) >= rows:
+                return {name: out[:rows] for name, out in outs.items()}
+        return self._dataset.empty_rows(rows)
+
+    def give_back(self, rows: Rows) -> None:
+        parts = {
+            name: part if part is None or part.base is None else part.base for name, part in rows._asdict().items()
+        }
+        self._spare.append({name: part for name, part in parts.items() if part is not None})
+
+    def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
+        index, first = self._dataset.place(start)
         last = first + stop - start
-        path = dataset.paths[index]
-        outs = dataset.empty_rows(stop - start)
-        with _explained(dataset, path, first, last):
+        outs = self._empty_rows(stop - start)
+        work = Work([], [])
+        with _explained(self._dataset, index, first, last):
             file = self._file(index)
-            dataset.require_unchanged(index, file)
-            jobs: list[Future[None]] = []
             for source in file.sources():
-                source.read(first, last, outs, lambda job: jobs.append(file.started(self._pool.submit(job))))
+                source.read(first, last, outs, work)
+        rows = Rows(outs["x"], outs.get("y"), outs.get("weight"))
+        return _Reading(self._dataset, index, (first, last), file, rows, work, check).start(self._pool)
 
-        def result() -> Rows:
-            with _explained(dataset, path, first, last):
-                try:
-                    for job in jobs:
-                        job.result()
-                finally:  # what has changed may be why it cannot be read
-                    dataset.require_unchanged(index, file)
-            return Rows(outs["x"], outs.get("y"), outs.get("weight"))
 
-        return result
+class _Reading:
+    """Rows that are being read. No closure: whoever keeps an error from here must not keep the rows with it."""
+
+    def __init__(
+        self,
+        dataset: HDF5Dataset,
+        index: int,
+        span: tuple[int, int],
+        file: OpenFile,
+        rows: Rows,
+        work: Work,
+        check: Check | None,
+    ) -> None:
+        self._dataset = dataset
+        self._index = index
+        self._span = span
+        self._file = file
+        self._rows = rows
+        self._work = work
+        self._check = check
+        self._left = itertools.count(len(work.decoding), -1)
+
+    def start(self, pool: ThreadPoolExecutor) -> Callable[[], Rows]:
+        """Let others decode; what is returned does the rest and waits for them."""
+        started = [self._file.started(pool.submit(self._do, job)) for job in self._work.decoding]
+        return partial(self._result, started)
+
+    def _do(self, *jobs: Callable[[], None]) -> None:
+        for job in jobs:
+            job()
+        # The check is for whoever is last, and so finds rows in its cache.
+        if next(self._left) == 0 and self._check is not None:
+            self._check(self._rows)
+
+    def _result(self, started: list[Future[None]]) -> Rows:
+        with _explained(self._dataset, self._index, *self._span):
+            try:
+                self._do(*self._work.reading)
+                for job in started:
+                    job.result()
+            finally:  # what has changed may be why it cannot be read
+                self._dataset.require_unchanged(self._index, self._file)
+        return self._rows
 
 
 @contextmanager
-def _explained(dataset: HDF5Dataset, path: str, first: int, last: int) -> Iterator[None]:
+def _explained(dataset: HDF5Dataset, index: int, first: int, last: int) -> Iterator[None]:
     """Say of which rows it is that they cannot be read."""
     try:
         yield
@@ -252,8 +304,8 @@ def _explained(dataset: HDF5Dataset, path: str, first: int, last: int) -> Iterat
     except (*READ_ERRORS, DamagedChunkError) as error:
         names = ", ".join(repr(name) for name in dataset.column_names())
         raise DataError(
-            f"{path}: rows {first} to {last - 1} of {names} cannot be read ({error}); the file is damaged, changed "
-            "while it was read, or needs a filter plugin"
+            f"{dataset.paths[index]}: rows {first} to {last - 1} of {names} cannot be read ({error}); the file is "
+            "damaged, changed while it was read, or needs a filter plugin"
         ) from error
 
 

@@ -7,10 +7,12 @@ hands every error to the consumer, and ends with the iterator.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -132,7 +134,7 @@ class Loader:
         if self._arrays is None:
             self._arrays = self._load()
         elif not self._arrays_are_checked:
-            self._check(self._arrays, Block(self.dataset._spans))
+            self._check(Block(self.dataset._spans), self._arrays)
         self._arrays_are_checked = True
         return self._from_memory(self._arrays, epoch)
 
@@ -143,7 +145,7 @@ class Loader:
         y = np.empty((rows, self.dataset.n_targets), self.dtype)
         return Slab(x, y, np.empty(rows if self.dataset.weight_dtype is not None else 0, self.dtype))
 
-    def _check(self, rows: Rows, block: Block) -> None:
+    def _check(self, block: Block, rows: Rows) -> None:
         """Raise DataError for the first value that cannot be trained on, named by file, dataset, row and column."""
         for name, part in rows._asdict().items():
             position = -1 if part is None else self._first_unfit(part)
@@ -178,19 +180,19 @@ class Loader:
         return min(self.plan.decoders, available_threads(self._threads))
 
     def read(self, reader: Reader, blocks: Iterable[Block]) -> Iterator[Rows]:
-        """The rows of each block, every value of them fit to be trained on. Some are asked for ahead of their turn."""
-        asked: deque[tuple[Block, Callable[[], Rows]]] = deque()
-        for block in blocks:
-            asked.append((block, request_block(reader, block)))
-            if len(asked) > self.plan.blocks_ahead:
-                yield self._received(*asked.popleft())
-        while asked:
-            yield self._received(*asked.popleft())
-
-    def _received(self, block: Block, rows: Callable[[], Rows]) -> Rows:
-        found = rows()
-        self._check(found, block)
-        return found
+        """The rows of each block, every value of them fit to be trained on, until the next are asked for. Some are read
+        ahead of their turn."""
+        asked: deque[Callable[[], Rows]] = deque()
+        remaining = iter(blocks)
+        while True:
+            for block in itertools.islice(remaining, 1 + self.plan.blocks_ahead - len(asked)):
+                asked.append(request_block(reader, block, partial(self._check, block)))
+            if not asked:
+                return
+            rows = asked.popleft()()
+            yield rows
+            reader.give_back(rows)
+            del rows
 
     def _load(self) -> Rows:
         """All rows, in storage order and dtype."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -16,16 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.chunks import Layout, NotDirectError, Piece, find_layout
-from fastsgd.data.codecs import DamagedChunkError, LostValuesError, undo, unshuffled
+from fastsgd.data.codecs import DamagedChunkError, undo, unshuffled
 from fastsgd.data.schema import READ_ERRORS, opened
 
 _JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
 _SAMPLE_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
 _NICENESS = 10
+_PAGE_CACHE_RATE = 2e9  # bytes a second at least; disks are slower
 
 Outs = Mapping[str, NDArray[Any]]
-Submit = Callable[[Callable[[], None]], Any]
+
+
+class Work(NamedTuple):
+    """What is left to do until rows are read: by other threads, and by the one that waits for the rows.
+
+    To hand a job over costs more than to read values that need no decoding.
+    """
+
+    decoding: list[Callable[[], None]]
+    reading: list[Callable[[], None]]
 
 
 def yield_to_others() -> None:
@@ -52,8 +63,8 @@ class Placement(NamedTuple):
 class Source(Protocol):
     """A dataset of an open file."""
 
-    def read(self, first: int, last: int, outs: Outs, submit: Submit) -> None:
-        """Bring rows first to last of the dataset into `outs`, at once or by what is submitted."""
+    def read(self, first: int, last: int, outs: Outs, work: Work) -> None:
+        """Bring rows first to last of the dataset into `outs`, at once or by what is added to `work`."""
 
 
 def _place(values: NDArray[Any], placements: Sequence[Placement], left: int, outs: Outs, row: int) -> None:
@@ -77,11 +88,22 @@ class _ThroughHDF5:
         fields = list(dict.fromkeys(placement.field for placement in placements))
         self._dataset = dataset if fields == [None] else dataset.fields(fields)
 
-    def read(self, first: int, last: int, outs: Outs, submit: Submit) -> None:
+    def read(self, first: int, last: int, outs: Outs, work: Work) -> None:
         values = self._dataset[first:last]
         if values.ndim == 1:
             values = values.reshape(-1, 1)
         _place(values, self._placements, 0, outs, 0)
+
+
+_THREADS_OWN = threading.local()
+
+
+def _scratch(size: int) -> NDArray[np.uint8]:
+    """Memory of this thread, until the next call."""
+    memory: NDArray[np.uint8] | None = getattr(_THREADS_OWN, "memory", None)
+    if memory is None or memory.size < size:
+        memory = _THREADS_OWN.memory = np.empty(size, np.uint8)
+    return memory[:size]
 
 
 class Direct:
@@ -92,20 +114,27 @@ class Direct:
         self._layout = layout
         self._placements = placements
         stored = layout.stored
+        self._slow = False  # whether what was read last came from no memory: to ask ahead costs a fifth of reading that
         self._swapped = stored.names is None and not stored.isnative
         self._native = stored.newbyteorder("=") if stored.names is None else stored
 
-    def read(self, first: int, last: int, outs: Outs, submit: Submit) -> None:
-        pieces: list[Piece] = []
-        size = 0
-        for piece in self._layout.pieces(first, last):
-            pieces.append(piece)
-            size += piece.rows * piece.columns * self._layout.stored.itemsize
-            if size >= _JOB_BYTES:
-                submit(partial(self._read_pieces, pieces, first, outs))
-                pieces, size = [], 0
-        if pieces:
-            submit(partial(self._read_pieces, pieces, first, outs))
+    def read(self, first: int, last: int, outs: Outs, work: Work) -> None:
+        pieces = list(self._layout.pieces(first, last))
+        if self._slow:
+            for piece in pieces:
+                self._expect(piece)
+        if not self._layout.filters:
+            work.reading.append(partial(self._read_pieces, pieces, first, outs))
+            return
+        size = self._layout.chunk[0] * self._layout.chunk[1] * self._layout.stored.itemsize
+        step = -(-_JOB_BYTES // size)
+        for at in range(0, len(pieces), step):
+            work.decoding.append(partial(self._read_pieces, pieces[at : at + step], first, outs))
+
+    def _expect(self, piece: Piece) -> None:
+        """Let the system read a piece ahead."""
+        if piece.offset is not None and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, piece.offset, piece.size, os.POSIX_FADV_WILLNEED)
 
     def _read_pieces(self, pieces: Sequence[Piece], first: int, outs: Outs) -> None:
         for piece in pieces:
@@ -124,7 +153,7 @@ class Direct:
             return
         if piece.size > 2 * size + _SPARE_BYTES:
             raise DamagedChunkError(f"a chunk of {size} bytes takes {piece.size} in the file")
-        raw = np.empty(piece.size, np.uint8)
+        raw = _scratch(piece.size)
         self._fill(raw, piece.offset)
         data, element = undo(layout.filters, piece.mask, raw, size)
         whole = element == layout.stored.itemsize and layout.stored.names is None
@@ -150,11 +179,13 @@ class Direct:
     def _fill(self, out: NDArray[np.uint8], offset: int) -> None:
         """Bytes of the file from `offset` on."""
         view = out.data
+        begin = time.perf_counter()
         while view:
             count = os.preadv(self._descriptor, [view], offset)
             if count == 0:
                 raise OSError("the file was cut short while it was read")
             view, offset = view[count:], offset + count
+        self._slow = len(out) < _PAGE_CACHE_RATE * (time.perf_counter() - begin)
 
 
 class Fingerprint(NamedTuple):
@@ -231,7 +262,11 @@ class OpenFile:
 
 def _checked_layout(dataset: Any, descriptor: int, path: str) -> Layout | str:
     """The layout of a dataset, if it can be read past HDF5 and samples of it are the same bits both ways; else why
-    not. Raises LostValuesError where HDF5 would give values that are not there."""
+    not.
+
+    Raises DamagedChunkError or OSError where the file is damaged. HDF5 is asked after that: it gives fill values or
+    what lies in memory where chunks are missing or short, and crashes where one is shorter than its checksum.
+    """
     try:
         layout = find_layout(dataset, os.fstat(descriptor).st_size)
     except NotDirectError as error:
@@ -240,20 +275,21 @@ def _checked_layout(dataset: Any, descriptor: int, path: str) -> Layout | str:
     direct = Direct(descriptor, layout, [Placement(None, name, 0, layout.columns)])
     for first, last in layout.samples(_SAMPLE_BYTES):
         out = np.empty((last - first, layout.columns), dtype)
+        work = Work([], [])
+        direct.read(first, last, {name: out}, work)
+        for job in work.decoding + work.reading:
+            job()
         try:
             wanted = dataset[first:last].reshape(out.shape)
         except READ_ERRORS as error:
             return f"HDF5 cannot read it ({error})"  # which is said again when these rows are asked for
-        try:
-            direct.read(first, last, {name: out}, lambda job: job())
-            difference = None if _same_bits(out, wanted) else "different values"
-        except LostValuesError:
-            raise
-        except (DamagedChunkError, OSError, ValueError) as error:
-            difference = str(error)
-        if difference is not None:
-            _warn_of(path, dataset.name, difference)
-            return f"past HDF5 it gave {difference}"
+        if not _same_bits(out, wanted):
+            warnings.warn(
+                f"{path}: dataset {dataset.name!r} is read through HDF5, which is slower: past it, rows {first} to "
+                f"{last - 1} had other values",
+                stacklevel=2,
+            )
+            return "past HDF5 it had other values"
     return layout
 
 
@@ -261,10 +297,3 @@ def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
     if one.dtype.names is not None:
         return all(_same_bits(one[name], other[name]) for name in one.dtype.names)
     return bool(one.astype(other.dtype, copy=False).tobytes() == other.tobytes())
-
-
-def _warn_of(path: str, name: str, difference: str) -> None:
-    warnings.warn(
-        f"{path}: dataset {name!r} is read through HDF5, which is slower: read past it, it gave {difference}",
-        stacklevel=2,
-    )

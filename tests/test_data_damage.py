@@ -1,0 +1,98 @@
+"""Files that are damaged, locked, written to, or need what is not installed: one clear error, or what h5py reads."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from data_files import write_rows
+
+from fastsgd.data import HDF5Dataset
+from fastsgd.errors import DataError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "flip_bits.py"
+
+
+def test_damaged_files_are_refused_or_read_as_h5py_reads_them():
+    """The short form of scripts/flip_bits.py, of which 100,000 files take some minutes."""
+    spec = importlib.util.spec_from_file_location("flip_bits", SCRIPT)
+    flip_bits = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(flip_bits)
+    outcomes, bugs = flip_bits.run(3000, seed=1)
+    assert bugs == []
+    assert sum(outcomes.values()) == 3000
+    assert min(outcomes["read alike"], outcomes["refused"]) > 500
+
+
+def all_rows(dataset):
+    return dataset.take(slice(None)).x
+
+
+def damaged_chunk(path, content, **options):
+    """A file of 100 rows, four chunks, of which the third holds other bytes."""
+    with h5py.File(path, "w") as file:
+        x = file.create_dataset("X", data=np.arange(300, dtype="f4").reshape(100, 3), chunks=(25, 3), **options)
+        x.id.write_direct_chunk((50, 0), content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "part"),
+    [
+        ({"compression": "gzip"}, b"no gzip at all", "the gzip data of a chunk are damaged"),
+        ({"compression": "lzf"}, b"\xff\xff\xff", "the LZF data of a chunk are damaged"),
+        ({"fletcher32": True}, bytes(303) + b"x", "the checksum of a chunk is wrong"),
+        ({"fletcher32": True}, b"x", "the checksum of a chunk is missing"),
+        ({"shuffle": True}, bytes(200), "a chunk has 200 bytes, 300 are needed"),
+    ],
+    ids=["gzip", "lzf", "checksum", "no checksum", "short"],
+)
+def test_a_damaged_chunk_is_named(tmp_path, options, content, part):
+    dataset = HDF5Dataset(damaged_chunk(tmp_path / "d.h5", content, **options), "X")
+    with pytest.raises(DataError, match=r"d\.h5: rows \d+ to \d+ of 'X' cannot be read") as error:
+        all_rows(dataset)
+    assert part in str(error.value)
+
+
+def test_a_filter_that_is_not_there_is_named(tmp_path):
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((10, 3))
+        plist.set_filter(32013, h5py.h5z.FLAG_OPTIONAL, (3,))
+        h5py.h5d.create(file.id, b"X", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((20, 3)), plist)
+    with pytest.raises(DataError, match=r"'X' was written with the filter 'zfp'.*pip install hdf5plugin"):
+        HDF5Dataset(tmp_path / "f.h5", "X")
+
+
+def test_a_file_that_is_being_written_is_refused(tmp_path):
+    path = write_rows(tmp_path / "w.h5", 50)
+    code = f"import h5py, sys; file = h5py.File({str(path)!r}, 'r+'); print('open', flush=True); sys.stdin.read()"
+    environment = os.environ | {"HDF5_USE_FILE_LOCKING": "TRUE"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as writer:
+        assert writer.stdout.readline() == "open\n"
+        with pytest.raises(DataError, match=r"another process has it open for writing.*HDF5_USE_FILE_LOCKING=FALSE"):
+            HDF5Dataset(path, "X")
+        writer.stdin.close()
+
+
+@pytest.mark.parametrize("change", ["values", "time", "another file"])
+def test_a_file_that_changed_between_epochs_is_refused(tmp_path, change):
+    path = write_rows(tmp_path / "c.h5", 500, chunk=50)
+    dataset = HDF5Dataset(path, "X", "y")
+    assert len(list(dataset.batches(100))) == 5
+    if change == "values":
+        with h5py.File(path, "r+") as file:
+            file["X"][7] = 3
+    elif change == "time":
+        os.utime(path, ns=(1, 1))
+    else:
+        os.replace(write_rows(tmp_path / "other.h5", 500, chunk=50), path)
+    with pytest.raises(DataError, match=r"c\.h5 has changed: it was .*; make the dataset again"):
+        list(dataset.batches(100))
+    assert len(list(HDF5Dataset(path, "X", "y").batches(100))) == 5
