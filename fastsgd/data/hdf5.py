@@ -24,6 +24,7 @@ from fastsgd.errors import DataError
 # Rows of a dataset that is not chunked are read this many bytes at a time.
 _CONTIGUOUS_BYTES = 1 << 20
 # Files that stay open for reading. To open one takes as long as to read a block; blocks come from all files in turn.
+# More than blocks are ever read ahead: the files of those must stay open.
 _OPEN_FILES = 32
 
 
@@ -185,7 +186,7 @@ class HDF5Dataset(Dataset):
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Where values lie is as long as the file has chunks, and found again.
+        # The places of all chunks may be many, and are found again.
         return {**self.__dict__, "_layouts": [{} for _ in self.paths]}
 
     @contextmanager
