@@ -12,6 +12,7 @@ import pytest
 from data_files import write_rows
 
 from fastsgd.data import HDF5Dataset
+from fastsgd.data.codecs import SHUFFLE, DamagedChunkError, Filter, undo
 from fastsgd.errors import DataError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "flip_bits.py"
@@ -56,6 +57,12 @@ def test_a_damaged_chunk_is_named(tmp_path, options, content, part):
     with pytest.raises(DataError, match=r"d\.h5: rows \d+ to \d+ of 'X' cannot be read") as error:
         all_rows(dataset)
     assert part in str(error.value)
+
+
+def test_a_shuffle_of_nothing_is_damage():
+    for values in ((), (0,)):
+        with pytest.raises(DamagedChunkError, match="no element size"):
+            undo((Filter(SHUFFLE, values),), 0, np.zeros(12, np.uint8), 12)
 
 
 def test_a_filter_that_is_not_there_is_named(tmp_path):

@@ -113,7 +113,11 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
 
     plist = dataset.id.get_create_plist()
     stored = dataset.dtype
-    if stored.hasobject or not h5py.h5t.py_create(stored).equal(dataset.id.get_type()):
+    try:
+        alike = not stored.hasobject and h5py.h5t.py_create(stored).equal(dataset.id.get_type())
+    except TypeError:
+        alike = False
+    if not alike:
         raise NotDirectError(f"its type in the file is not that of NumPy's {stored}")
     rows, columns = dataset.shape[0], dataset.shape[1] if len(dataset.shape) == 2 else 1
     fill = np.empty(1, stored)

@@ -80,7 +80,9 @@ def undo(filters: tuple[Filter, ...], mask: int, data: Bytes, size: int) -> tupl
         if one.number == FLETCHER32:
             data = _verified(data)
         elif one.number == SHUFFLE:
-            element = one.values[0] if one.values else 1
+            element = one.values[0] if one.values else 0
+            if element == 0:
+                raise DamagedChunkError("the shuffle of a chunk has no element size")
             if i == 0 and element > 1 and data.size == size:
                 return data, element
             data = unshuffled(data, element)

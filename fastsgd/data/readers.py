@@ -23,6 +23,7 @@ from fastsgd.data.schema import READ_ERRORS, opened
 _JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
 _SAMPLE_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
+_KEPT_BYTES = 1 << 22  # of scratch memory of a thread
 _NICENESS = 10
 _PAGE_CACHE_RATE = 2e9  # bytes a second at least; disks are slower
 
@@ -99,7 +100,9 @@ _THREADS_OWN = threading.local()
 
 
 def _scratch(size: int) -> NDArray[np.uint8]:
-    """Memory of this thread, until the next call."""
+    """Memory of this thread, until the next call; much of it is not kept."""
+    if size > _KEPT_BYTES:
+        return np.empty(size, np.uint8)
     memory: NDArray[np.uint8] | None = getattr(_THREADS_OWN, "memory", None)
     if memory is None or memory.size < size:
         memory = _THREADS_OWN.memory = np.empty(size, np.uint8)
