@@ -1,6 +1,7 @@
 """Files that are damaged, locked, written to, or need what is not installed: one clear error, or what h5py reads."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,15 @@ def test_damaged_files_are_refused_or_read_as_h5py_reads_them():
     assert bugs == []
     assert sum(outcomes.values()) == 3000
     assert min(outcomes["read alike"], outcomes["refused"]) > 500
+
+
+@pytest.mark.parametrize(
+    "number", [994, 31368], ids=["a name that is no UTF-8", "a fill value that contradicts itself"]
+)
+def test_files_that_once_were_bugs(number):
+    command = [sys.executable, str(SCRIPT), str(number + 1), "--seed", "2", "--first", str(number)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) in ([number, "refused"], [number, "read alike"])
 
 
 def all_rows(dataset):

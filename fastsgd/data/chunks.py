@@ -120,8 +120,6 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
     if not alike:
         raise NotDirectError(f"its type in the file is not that of NumPy's {stored}")
     rows, columns = dataset.shape[0], dataset.shape[1] if len(dataset.shape) == 2 else 1
-    fill = np.empty(1, stored)
-    fill[0] = dataset.fillvalue
     kind = plist.get_layout()
     if kind == h5py.h5d.CONTIGUOUS:
         offset = dataset.id.get_offset()
@@ -132,7 +130,16 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
         height = max(1, PIECE_BYTES // (columns * stored.itemsize))
         table = np.full((1, 1), offset, np.int64)
         return Layout(
-            rows, columns, stored, (height, columns), (), False, table, table, np.zeros((1, 1), np.uint32), fill
+            rows,
+            columns,
+            stored,
+            (height, columns),
+            (),
+            False,
+            table,
+            table,
+            np.zeros((1, 1), np.uint32),
+            np.zeros(1, stored),
         )
     if kind != h5py.h5d.CHUNKED:
         raise NotDirectError("it is neither chunked nor contiguous")
@@ -142,7 +149,23 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
     if not undoable(filters):
         raise NotDirectError("of its filters some are known to HDF5 only")
     chunk = (dataset.chunks[0], dataset.chunks[1] if len(dataset.chunks) == 2 else 1)
-    return Layout(rows, columns, stored, chunk, filters, True, *_chunk_tables(dataset, chunk, file_size), fill)
+    tables = _chunk_tables(dataset, chunk, file_size)
+    fill = _fill_value(dataset, chunk, tables[0])
+    return Layout(rows, columns, stored, chunk, filters, True, *tables, fill)
+
+
+def _fill_value(dataset: Any, chunk: tuple[int, int], offsets: NDArray[np.int64]) -> NDArray[Any]:
+    """What HDF5 gives where there is no chunk. Read from such a place: to ask for the value crashes HDF5 2.0 where a
+    damaged file contradicts itself about it, while to read is an error."""
+    fill = np.zeros(1, dataset.dtype)
+    holes = np.argwhere(offsets < 0)
+    if len(holes):
+        place = tuple(int(number * size) for number, size in zip(holes[0], chunk, strict=True))
+        try:
+            fill[0] = dataset[place[: len(dataset.shape)]]
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise NotDirectError(f"its fill value cannot be read ({error})") from error
+    return fill
 
 
 def _chunk_tables(

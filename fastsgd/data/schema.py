@@ -204,17 +204,22 @@ def _find(file: Any, path: str, name: str) -> Any:
     item = file.get(name)
     if item is None:
         names: list[str] = []
-        file.visititems(lambda other, item: names.append(other) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(lambda other, item: names.append(_text(other)) if isinstance(item, h5py.Dataset) else None)
         listing = ", ".join(map(repr, nearest(name, names))) or "no datasets at all"
         raise DataError(f"{path}: there is no dataset {name!r}; the file has {listing}")
     if isinstance(item, h5py.Group):
-        inside = [f"{name.rstrip('/')}/{other}".lstrip("/") for other in item][:_LISTED]
+        inside = [f"{name.rstrip('/')}/{_text(other)}".lstrip("/") for other in item][:_LISTED]
         raise DataError(
             f"{path}: {name!r} is a group, not a dataset; it holds {', '.join(map(repr, inside)) or 'nothing'}"
         )
     if not isinstance(item, h5py.Dataset):
         raise DataError(f"{path}: {name!r} is a named datatype, not a dataset")
     return item
+
+
+def _text(name: str | bytes) -> str:
+    """A name as h5py gives it: in bytes, where it is no UTF-8."""
+    return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
 def _filter_available(number: int) -> bool:
