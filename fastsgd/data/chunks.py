@@ -105,9 +105,9 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
     Raises
     ------
     NotDirectError
-        If it has a feature that only HDF5 reads, or chunks beyond the end of the file.
+        If it has a feature that only HDF5 reads.
     DamagedChunkError
-        If HDF5 does not find chunks that are there.
+        If HDF5 does not find chunks that are there, or lists some that cannot be.
     """
     import h5py
 
@@ -198,7 +198,7 @@ def _chunk_tables(
     except (RuntimeError, OverflowError) as error:
         raise NotDirectError(f"its chunks cannot be listed ({error})") from error
     if unfit:
-        raise NotDirectError(f"the file has no room for its chunk {unfit[0]}")
+        raise DamagedChunkError(f"neither the file nor the dataset has room for a chunk that it lists, {unfit[0]}")
     _require_lookup(dataset, chunk, (offsets, sizes, masks))
     return offsets, sizes, masks
 
