@@ -7,7 +7,7 @@ from numba import prange
 
 from fastsgd.kernels.activations import GELU, SILU, activate, activation_grad
 from fastsgd.kernels.jit import inlined, parallel, serial_twin
-from fastsgd.kernels.machine import pointer
+from fastsgd.kernels.machine import keep, pointer
 from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, strip_width
 from fastsgd.kernels.tile import STORE
 from fastsgd.kernels.vectors import TILE_ROWS
@@ -81,6 +81,7 @@ def _weight_grad_rows(x, grad_out, grad_weight, first, rows):
     zeros = np.zeros(8 * strip_width(grad_out), grad_out.dtype)
     nothing = Panel(pointer(zeros, 0), 0, 0, 0)
     multiply(columns, _panel(grad_out), result, rows, n_out, n_rows, Ending(STORE, nothing, result, zero, zero))
+    keep(zeros)
 
 
 def _dense_backward(x, weight, out, activation, grad_out, grad_x, grad_weight, grad_bias):

@@ -14,7 +14,7 @@ import numpy as np
 from fastsgd.kernels import loss_formulas as formulas
 from fastsgd.kernels.elementwise import exp, log
 from fastsgd.kernels.jit import inlined, serial, small
-from fastsgd.kernels.machine import maximum, never_inline, pointer, view
+from fastsgd.kernels.machine import keep, maximum, never_inline, pointer, view
 from fastsgd.kernels.matmul import Matrix
 from fastsgd.kernels.scalar import like
 
@@ -290,7 +290,11 @@ def loss_and_grad(loss, prediction, target, grad):
     weight = Matrix(pointer(single, 0), 0, 0, 1)
     parameters, scratch = default_parameters(loss, prediction), np.zeros(LOSS_SCRATCH, prediction.dtype)
     scale = one / prediction.dtype.type(m)
-    return loss_rows(loss, pointer(parameters, 0), z, t, weight, m, n, scale, g, pointer(scratch, 0)) / m
+    total = loss_rows(loss, pointer(parameters, 0), z, t, weight, m, n, scale, g, pointer(scratch, 0))
+    keep(single)
+    keep(parameters)
+    keep(scratch)
+    return total / m
 
 
 @serial
@@ -310,4 +314,7 @@ def loss_sum(loss, parameters, prediction, target, weight, grad):
     else:
         w = Matrix(pointer(single, 0), 0, 0, 1)
     scratch = np.zeros(LOSS_SCRATCH, prediction.dtype)
-    return loss_rows(loss, pointer(parameters, 0), z, t, w, m, n, one, g, pointer(scratch, 0))
+    total = loss_rows(loss, pointer(parameters, 0), z, t, w, m, n, one, g, pointer(scratch, 0))
+    keep(single)
+    keep(scratch)
+    return total

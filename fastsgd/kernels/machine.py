@@ -64,6 +64,15 @@ def _compiled_view(pointer, offset, size):
     return carray(_compiled_advance(pointer, offset), size)
 
 
+@intrinsic
+def _compiled_keep(typing, array):
+    return types.void(array), lambda context, builder, signature, arguments: context.get_dummy_value()
+
+
+def _plain_keep(array: Any) -> None:
+    pass
+
+
 def _plain_pointer(array: Any, offset: int) -> Any:
     return array.reshape(-1)[offset:]
 
@@ -79,6 +88,9 @@ def _plain_view(pointer: Any, offset: int, size: int) -> Any:
 # pointer(array, offset): where element `offset` of a C-contiguous array lies. Inside a step arrays go by their
 # pointers, one word each: an array is seven, and each function that hands it on would be that much longer to compile.
 pointer = _plain_pointer if config.DISABLE_JIT else _compiled_pointer
+# keep(array): its memory is not freed before here. Numba frees an array of the function's own after its last mention,
+# and knows nothing of its pointers.
+keep = _plain_keep if config.DISABLE_JIT else _compiled_keep
 # advance(pointer, offset): `offset` elements further.
 advance = _plain_advance if config.DISABLE_JIT else _compiled_advance
 # view(pointer, offset, size): the 1-D array of `size` elements from `offset` on.
