@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.loader import Loader
-from fastsgd.data.plan import DEFAULT_MEMORY, as_bytes, parse_memory, plan_memory
+from fastsgd.data.plan import DEFAULT_MEMORY, BlockCost, as_bytes, parse_memory, plan_memory
 from fastsgd.errors import MemoryBudgetError
 
 
@@ -63,6 +63,10 @@ def test_as_bytes(count, text):
     assert as_bytes(count) == text
 
 
+def planned(*, block_rows, block_bytes, reading_bytes, decoder_bytes, **others):
+    return plan_memory(cost=BlockCost(block_rows, block_bytes, reading_bytes, decoder_bytes), **others)
+
+
 def least_of(error):
     """What a MemoryBudgetError says to use."""
     return re.search(r'the least that works here is memory="(\d+MB)"', str(error))[1]
@@ -93,14 +97,14 @@ def test_a_plan_is_never_above_its_budget(given_sizes):
     given_sizes["block_rows"] = blocks = min(given_sizes["block_rows"], n)
     batch, limit = min(given_sizes["batch_size"], n), given_sizes["slab_limit"]
     try:
-        plan = plan_memory(**given_sizes)
+        plan = planned(**given_sizes)
     except MemoryBudgetError as error:
         least = parse_memory(least_of(error))
         assert least > budget
-        assert plan_memory(**given_sizes | {"budget": least}).total_bytes <= least
+        assert planned(**given_sizes | {"budget": least}).total_bytes <= least
         if least > 10**6:
             with pytest.raises(MemoryBudgetError):
-                plan_memory(**given_sizes | {"budget": least - 10**6})
+                planned(**given_sizes | {"budget": least - 10**6})
         return
     assert plan.total_bytes == plan.window_bytes + plan.slab_bytes + plan.block_bytes <= plan.budget == budget
     assert plan.slab_bytes == plan.slabs * plan.slab_rows * given_sizes["slab_row_bytes"]
@@ -137,16 +141,14 @@ FEW = {
 
 
 def test_more_memory_never_holds_fewer_rows():
-    held = [
-        plan_memory(**FEW, batch_size=32, budget=budget * 10**6, shuffle=True).window_rows for budget in range(1, 150)
-    ]
+    held = [planned(**FEW, batch_size=32, budget=budget * 10**6, shuffle=True).window_rows for budget in range(1, 150)]
     assert held == sorted(held)
     assert held[-1] == 10**6
 
 
 def test_a_plan_describes_itself():
     whole, window, nothing = (
-        str(plan_memory(**FEW, batch_size=32, budget=budget, shuffle=shuffle))
+        str(planned(**FEW, batch_size=32, budget=budget, shuffle=shuffle))
         for budget, shuffle in ((10**9, True), (64 * 10**6, True), (64 * 10**6, False))
     )
     assert whole.startswith("memory 1.0 GB: all 1000000 rows held (100.0 MB), slabs 12.")

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fastsgd.data.codecs import DamagedChunkError, Filter, undoable
 
-PIECE_BYTES = 1 << 20  # of a dataset without chunks that are read at a time
+PIECE_BYTES = 1 << 20  # that are read at a time of what has no filters
 # More chunks than this need as many bytes of the file each, or their list might be larger than what it lists.
 _MANY_CHUNKS, _LEAST_CHUNK_BYTES = 1 << 20, 64
-_LOOKED_UP, _LOOKED_UP_BYTES = 1 << 12, 1 << 25  # chunks that are looked up, and their bytes, about
+# Chunks that are looked up at most, and how many of their bytes: some at least, of more a share, and at most.
+_LOOKED_UP, _LEAST_BYTES, _SHARE, _MOST_BYTES = 1 << 12, 1 << 20, 64, 1 << 25
 
 
 class NotDirectError(Exception):
@@ -50,10 +51,10 @@ class Layout:
     stored : numpy.dtype
         Of the values in the file.
     chunk : (int, int)
-        Rows and columns of a chunk; of a dataset without chunks all columns, and rows that are read at a time.
+        Rows and columns of a chunk; a dataset that is not chunked is one chunk.
     filters : tuple of Filter
     offsets, sizes, masks : array (chunks down, chunks across)
-        Of the chunks; offset -1 where there is none. Of a dataset without chunks `offsets` is its only offset.
+        Of the chunks; offset -1 where there is none.
     fill : array (1,)
         What stands where nothing was written.
     """
@@ -63,7 +64,6 @@ class Layout:
     stored: np.dtype[Any]
     chunk: tuple[int, int]
     filters: tuple[Filter, ...]
-    chunked: bool
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     masks: NDArray[np.uint32]
@@ -72,23 +72,35 @@ class Layout:
     def pieces(self, first: int, last: int) -> Iterator[Piece]:
         """Where rows first to last lie."""
         height, width = self.chunk
-        if not self.chunked:
-            row_bytes = self.columns * self.stored.itemsize
-            for start in range(first, last, height):
-                count = min(height, last - start)
-                offset = int(self.offsets[0, 0]) + start * row_bytes
-                yield Piece(start, count, 0, width, offset, count * row_bytes, 0, 0, count, width)
-            return
         for down in range(first // height, (last - 1) // height + 1):
             top = down * height
             start, stop = max(first, top), min(last, top + height)
             for across in range(self.offsets.shape[1]):
                 left = across * width
                 at = int(self.offsets[down, across])
-                yield Piece(
+                piece = Piece(
                     start, stop - start, left, min(width, self.columns - left), None if at < 0 else at,
                     int(self.sizes[down, across]), int(self.masks[down, across]), start - top, height, width,
                 )  # fmt: skip
+                if piece.offset is None or self.filters:
+                    yield piece
+                else:
+                    yield from self._parts(piece, piece.offset)
+
+    def _parts(self, piece: Piece, offset: int) -> Iterator[Piece]:
+        """The rows that are wanted of a chunk without filters: they lie one after the other, so no others are read."""
+        row_bytes = piece.columns * self.stored.itemsize
+        step = max(1, PIECE_BYTES // row_bytes)
+        for at in range(0, piece.height, step):
+            count = min(step, piece.height - at)
+            yield piece._replace(
+                first=piece.first + at,
+                height=count,
+                offset=offset + (piece.skip + at) * row_bytes,
+                size=count * row_bytes,
+                skip=0,
+                rows=count,
+            )
 
     def samples(self, most: int) -> list[tuple[int, int]]:
         """Rows, (first, last) of each, of at most so many bytes (but a row), that stand for all: the last of the first
@@ -121,37 +133,27 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
         raise NotDirectError(f"its type in the file is not that of NumPy's {stored}")
     rows, columns = dataset.shape[0], dataset.shape[1] if len(dataset.shape) == 2 else 1
     kind = plist.get_layout()
+    chunk = (rows, columns)
+    filters: tuple[Filter, ...] = ()
     if kind == h5py.h5d.CONTIGUOUS:
         offset = dataset.id.get_offset()
         if offset is None or plist.get_external_count():
             raise NotDirectError("its values lie in no one place of the file")
-        if offset + rows * columns * stored.itemsize > file_size:
+        size = rows * columns * stored.itemsize
+        if offset + size > file_size:
             raise NotDirectError("its values reach beyond the end of the file")
-        height = max(1, PIECE_BYTES // (columns * stored.itemsize))
-        table = np.full((1, 1), offset, np.int64)
-        return Layout(
-            rows,
-            columns,
-            stored,
-            (height, columns),
-            (),
-            False,
-            table,
-            table,
-            np.zeros((1, 1), np.uint32),
-            np.zeros(1, stored),
+        tables = (np.full((1, 1), offset), np.full((1, 1), size), np.zeros((1, 1), np.uint32))
+    elif kind == h5py.h5d.CHUNKED:
+        filters = tuple(
+            Filter(number, tuple(values)) for number, _, values, _ in map(plist.get_filter, range(plist.get_nfilters()))
         )
-    if kind != h5py.h5d.CHUNKED:
+        if not undoable(filters):
+            raise NotDirectError("of its filters some are known to HDF5 only")
+        chunk = (dataset.chunks[0], dataset.chunks[1] if len(dataset.chunks) == 2 else 1)
+        tables = _chunk_tables(dataset, chunk, file_size)
+    else:
         raise NotDirectError("it is neither chunked nor contiguous")
-    filters = tuple(
-        Filter(number, tuple(values)) for number, _, values, _ in map(plist.get_filter, range(plist.get_nfilters()))
-    )
-    if not undoable(filters):
-        raise NotDirectError("of its filters some are known to HDF5 only")
-    chunk = (dataset.chunks[0], dataset.chunks[1] if len(dataset.chunks) == 2 else 1)
-    tables = _chunk_tables(dataset, chunk, file_size)
-    fill = _fill_value(dataset, chunk, tables[0])
-    return Layout(rows, columns, stored, chunk, filters, True, *tables, fill)
+    return Layout(rows, columns, stored, chunk, filters, *tables, _fill_value(dataset, chunk, tables[0]))
 
 
 def _fill_value(dataset: Any, chunk: tuple[int, int], offsets: NDArray[np.int64]) -> NDArray[Any]:
@@ -206,9 +208,10 @@ def _chunk_tables(
 def _require_lookup(dataset: Any, chunk: tuple[int, int], tables: tuple[NDArray[Any], ...]) -> None:
     """Raise DamagedChunkError unless HDF5 finds chunks that it listed: where an index is damaged it need not, and gives
     the fill value. Of many or large chunks some are looked up."""
-    _, sizes, masks = tables
-    down, across = np.nonzero(tables[0] >= 0)
-    step = 1 + max(len(down) // _LOOKED_UP, int(sizes.sum()) // _LOOKED_UP_BYTES)
+    offsets, sizes, masks = tables
+    down, across = np.nonzero(offsets >= 0)
+    total = int(sizes.sum())
+    step = 1 + max(len(down) // _LOOKED_UP, total // min(max(_LEAST_BYTES, total // _SHARE), _MOST_BYTES))
     axes = len(dataset.shape)
     for place in zip(down[::step].tolist(), across[::step].tolist(), strict=True):
         origin = tuple(number * size for number, size in zip(place, chunk, strict=True))[:axes]

@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from fastsgd.data.blocks import Block, Reader, Rows, request_block
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
-from fastsgd.data.plan import MemoryPlan, parse_memory, plan_memory
+from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory
 from fastsgd.data.stream import Slab, Stream
 from fastsgd.errors import DataError
 
@@ -116,10 +116,12 @@ class Loader:
             n_rows=dataset.n_rows,
             row_bytes=dataset.row_bytes,
             slab_row_bytes=columns * self.dtype.itemsize,
-            block_rows=self.blocks.largest,
-            block_bytes=dataset.block_bytes(self.blocks.widest),
-            reading_bytes=dataset.reading_bytes(self.blocks.widest) + picked,
-            decoder_bytes=dataset.decoder_bytes(),
+            cost=BlockCost(
+                self.blocks.largest,
+                dataset.block_bytes(self.blocks.widest),
+                dataset.reading_bytes(self.blocks.widest) + picked,
+                dataset.decoder_bytes(),
+            ),
             batch_size=int(batch_size),
             budget=parse_memory(memory),
             shuffle=shuffle,

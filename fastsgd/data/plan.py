@@ -6,6 +6,7 @@ import math
 import numbers
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastsgd.errors import MemoryBudgetError
 
@@ -99,15 +100,34 @@ class MemoryPlan:
         )
 
 
+class BlockCost(NamedTuple):
+    """What the largest block takes: its rows and bytes, bytes that reading it takes besides, and bytes of each thread
+    that decodes."""
+
+    rows: int
+    block: int
+    reading: int
+    decoder: int
+
+    @property
+    def least(self) -> int:
+        """Bytes with which one can be read."""
+        return self.block + self.reading + self.decoder
+
+    def spend(self, spare: int) -> tuple[int, int, int]:
+        """(bytes, blocks that are read ahead, threads that decode) with so many bytes more than the least."""
+        spare = min(spare, _BLOCKS_AHEAD * self.block + (_DECODERS - 1) * self.decoder)
+        ahead = min(_BLOCKS_AHEAD, spare // 2 // max(1, self.block))
+        decoders = min(_DECODERS, 1 + (spare - ahead * self.block) // max(1, self.decoder))
+        return self.least + spare, ahead, decoders
+
+
 def plan_memory(
     *,
     n_rows: int,
     row_bytes: int,
     slab_row_bytes: int,
-    block_rows: int,
-    block_bytes: int,
-    reading_bytes: int,
-    decoder_bytes: int,
+    cost: BlockCost,
     batch_size: int,
     budget: int,
     shuffle: bool,
@@ -122,12 +142,7 @@ def plan_memory(
         The data as stored.
     slab_row_bytes : int
         Bytes of a row as it is handed over.
-    block_rows : int
-        Rows of the largest block.
-    block_bytes : int
-        Bytes of a block.
-    reading_bytes, decoder_bytes : int
-        Bytes that reading a block takes besides, and those of each thread that decodes.
+    cost : BlockCost
     batch_size : int
         Rows of a batch; slabs hold whole batches.
     budget : int
@@ -150,28 +165,23 @@ def plan_memory(
         batches = max(1, min(batches, slab_limit // batch_size))
     slab_rows = batch_size * min(batches, -(-n_rows // batch_size))
     if in_memory:
-        slabs, block_rows, window, block_bytes, reading_bytes, decoder_bytes = 1, 0, 0, 0, 0, 0
-    else:
-        slabs, window = _SLABS, block_rows if shuffle else 0
-    flight = block_bytes + reading_bytes + decoder_bytes
-    least = slabs * batch_size * slab_row_bytes + flight + window * row_bytes
-    wanted = _BLOCKS_AHEAD * block_bytes + (_DECODERS - 1) * decoder_bytes
-    spare = min(wanted, max(0, budget - least) // _SHARE)
-    ahead = min(_BLOCKS_AHEAD, spare // 2 // max(1, block_bytes))
-    decoders = min(_DECODERS, 1 + (spare - ahead * block_bytes) // max(1, decoder_bytes))
-    flight += spare
+        cost = BlockCost(0, 0, 0, 0)
+    slabs = 1 if in_memory else _SLABS
+    window = cost.rows if shuffle else 0
+    least = slabs * batch_size * slab_row_bytes + cost.least + window * row_bytes
+    flight, ahead, decoders = cost.spend(max(0, budget - least) // _SHARE)
     for rows in (slab_rows, batch_size):
         slab_bytes = slabs * rows * slab_row_bytes
         left = budget - slab_bytes - flight
         if left < window * row_bytes:
             continue
         if in_memory:
-            return MemoryPlan(budget, True, n_rows, rows, slabs, 0, slab_bytes, 0, 0, 1)
+            return MemoryPlan(budget, True, n_rows, rows, slabs, 0, slab_bytes, flight, ahead, decoders)
         held = min(n_rows, left // row_bytes) if shuffle else 0
         return MemoryPlan(
             budget, held == n_rows, held, rows, slabs, held * row_bytes, slab_bytes, flight, ahead, decoders
         )
-    blocks = f"read blocks of {block_rows} rows ({as_bytes(block_rows * row_bytes)}) and " if block_rows else ""
+    blocks = f"read blocks of {cost.rows} rows ({as_bytes(cost.rows * row_bytes)}) and " if cost.rows else ""
     raise MemoryBudgetError(
         f"memory is {as_bytes(budget)}, too little to {blocks}hand over batches of {batch_size} rows "
         f'({as_bytes(batch_size * slab_row_bytes)}); the least that works here is memory="{-(-least // 10**6)}MB"'

@@ -39,8 +39,8 @@ class Column:
     rows, chunk_rows : int
         Rows of a chunk; 0 where it is not chunked.
     decode_bytes : int
-        Bytes that a thread takes to read a chunk: of a filtered one as it is stored, with its bytes shuffled, and
-        whole. 0 where it is not chunked.
+        Bytes that a thread takes to undo the filters of a chunk: as it is stored, with its bytes shuffled, and whole.
+        0 where there are none.
     stored_row_bytes : int
         Bytes of a row in the file, of a table all its fields.
     """
@@ -184,7 +184,7 @@ def _column(file: Any, path: str, spec: str) -> Column:
     if shape is None or len(shape) not in (1, 2):
         raise DataError(f"{path}: dataset {name!r} has shape {shape}; it has one axis, or two: (rows, columns)")
     width = 1 if len(shape) == 1 else shape[1]
-    decode_bytes = math.prod(chunks) * dtype.itemsize * (3 if filters else 1) if chunks else 0
+    decode_bytes = 3 * math.prod(chunks) * dtype.itemsize if filters else 0
     stored_row_bytes = width * dtype.itemsize
     if dtype.names is not None:
         dtype, width = _field(dtype, field, len(shape), f"{path}: dataset {name!r}", name)
