@@ -161,7 +161,10 @@ class HDF5Dataset(Dataset):
 
     def decoder_bytes(self) -> int:
         rows = self.unit_rows()
-        return max(column.decode_bytes or min(PIECE_BYTES, rows * column.stored_row_bytes) for column in self._found)
+        return max(
+            column.decode_bytes or min(PIECE_BYTES, min(rows, column.chunk_rows or rows) * column.stored_row_bytes)
+            for column in self._found
+        )
 
     def require_unchanged(self, index: int, file: OpenFile) -> None:
         """Raise DataError unless a file is still as it was found: rows of two versions must not be mixed."""
