@@ -17,6 +17,7 @@ from workloads import Workload, make_problem
 LEARN = Path(__file__).parent / "peers" / "learn.py"
 SUBJECT = "fastsgd"
 PEERS = ("jax-scan", "jax-step", "torch", "torch-compile", "keras-fit", "keras-tuned", "tf-eager", "sklearn")
+FILE_PEERS = ("torch-rows", "torch-chunks", "sklearn-chunks", "vw")
 # What a step takes in these whatever its size would make a turn last minutes: they get fewer rows.
 MOST_STEPS = {
     "jax-step": 20_000,
@@ -26,13 +27,17 @@ MOST_STEPS = {
     "keras-tuned": 2_000,
     "sklearn": 500,
     "tf-eager": 250,
+    "torch-rows": 40,
+    "vw": 500,
 }
+MOST_ROWS = {"torch-rows": 20_000}  # read one by one
 LOSS_TOLERANCE = 0.05  # fastsgd shuffles and the peers do not
 
 
 def rows_of(name: str, workload: Workload) -> int:
     """Rows of an epoch that a library gets."""
-    return min(workload.rows // workload.batch, MOST_STEPS.get(name, sys.maxsize)) * workload.batch
+    most = min(MOST_STEPS.get(name, sys.maxsize), max(1, MOST_ROWS.get(name, sys.maxsize) // workload.batch))
+    return min(workload.rows // workload.batch, most) * workload.batch
 
 
 @contextmanager
@@ -46,7 +51,7 @@ def problem_file(workload: Workload, seed: int) -> Iterator[Path]:
 
 def command(name: str, workload: Workload, problem: Path, options: argparse.Namespace, threads: int) -> list[str]:
     """What starts a library on a problem."""
-    python = sys.executable if name == SUBJECT else str(options.peers_env / "bin" / "python")
+    python = sys.executable if name.startswith(SUBJECT) else str(options.peers_env / "bin" / "python")
     settings = {
         "data": problem,
         "batch": workload.batch,

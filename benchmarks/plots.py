@@ -1,4 +1,4 @@
-"""The roofline plot of the topic `step` and the scaling plot of the topic `scaling`."""
+"""The roofline plot of the topic `step`, and the plots of the topics `scaling` and `shuffle`."""
 
 from __future__ import annotations
 
@@ -115,5 +115,27 @@ def draw_scaling(scaling: Mapping[str, Any], path: Path) -> None:
     axes.set_title(f"fastsgd on {scaling['machine']['cpu']}, {scaling['machine']['cores']} cores: network/batch")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_shuffle(shuffle: Mapping[str, Any], path: Path) -> None:
+    """Accuracy on a file sorted by label, by the blocks that the window holds."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    for colour, (name, by_way) in zip(LINES, shuffle["accuracy"].items(), strict=False):
+        means = {way: sum(values) / len(values) for way, values in by_way.items()}
+        windows = sorted((way for way in means if way.isdigit()), key=int)
+        places = [int(way) for way in windows]
+        axes.plot(places, [means[way] for way in windows], marker="o", color=colour, label=f"{name}, swap window")
+        for way in windows:
+            axes.scatter([int(way)] * len(by_way[way]), by_way[way], 8, colour, alpha=0.4)
+        axes.axhline(means["all"], color=colour, linestyle="--", linewidth=1, label=f"{name}, shuffled whole")
+        axes.axhline(means["file order"], color=colour, linestyle=":", linewidth=1, label=f"{name}, order of the file")
+    axes.set(xscale="log", xlabel="blocks in the window", ylabel=f"accuracy after {shuffle['epochs']} epochs")
+    axes.set_xticks(places, windows)
+    axes.minorticks_off()
+    axes.set_title(f"{shuffle['rows']:,} rows sorted by label, in blocks of {shuffle['chunk_rows']:,}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)

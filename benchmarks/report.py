@@ -27,6 +27,12 @@ TITLES = {
     "tf-eager": "TensorFlow loop",
     "sklearn": "scikit-learn",
 }
+FILE_TITLES = {
+    "torch-rows": "PyTorch `DataLoader`, random rows",
+    "torch-chunks": "PyTorch, chunks shuffled by hand",
+    "sklearn-chunks": "scikit-learn `partial_fit`",
+    "vw": "Vowpal Wabbit",
+}
 
 Results = Mapping[str, Any]
 
@@ -167,6 +173,39 @@ def own_table(results: Results) -> list[str]:
     ]
 
 
+def file_section(results: Results) -> list[str]:
+    """Training from a file beside others, the reader alone, and what the window does."""
+    parts = []
+    if "file" in results:
+        rows = []
+        for name, one in results["file"]["workloads"].items():
+            network, batch = name.split("/")
+            contestants = one["contestants"]
+            peers = [
+                times(contestants[peer]["fastsgd_times_faster"]) if peer in contestants else "" for peer in FILE_TITLES
+            ]
+            rate = thousands(contestants["fastsgd-file"]["median_rows_per_second"])
+            rows.append([network, f"{int(batch):,}", rate, *peers])
+        parts += [
+            "Trained from one uncompressed HDF5 file in the page cache, fastsgd with a quarter of it as memory; under "
+            "each peer, how many times faster fastsgd is (Vowpal Wabbit reads a cache file of its own):",
+            table(["network", "batch", "thousand rows/s", *FILE_TITLES.values()], rows),
+        ]
+    if "read" in results:
+        rows = [
+            [name, f"{one['gbytes']['fastsgd']:.2f}", f"{one['times_h5py']:.1f}", f"{one['times_preadv']:.2f}"]
+            for name, one in results["read"]["formats"].items()
+        ]
+        parts += [
+            "The reader alone, from the page cache, beside slices of the same rows through h5py and beside `preadv` of "
+            "the file's bytes:",
+            table(["stored", "GB/s of values", "over h5py", "over `preadv`"], rows),
+        ]
+    if "shuffle" in results:
+        parts.append("![Accuracy on a sorted file by blocks in the window](benchmarks/results/shuffle.png)")
+    return parts
+
+
 def start_sentence(results: Results) -> list[str]:
     """Seconds that a new process takes."""
     if "start" not in results:
@@ -180,6 +219,7 @@ def speed_section(results: Results) -> str:
     """What stands between the markers."""
     parts = [*step_section(results), "![Roofline](benchmarks/results/roofline.png)"]
     parts += own_table(results)
+    parts += file_section(results)
     parts += start_sentence(results)
     if "scaling" in results:
         parts.append("![Rows a second by threads](benchmarks/results/scaling.png)")
@@ -210,11 +250,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "step" not in results:
         parser.error(f"no step.json in {options.results}: run.py step writes it")
     text = with_section(options.readme.read_text(encoding="utf-8"), speed_section(results))
-    from plots import draw_roofline, draw_scaling
+    from plots import draw_roofline, draw_scaling, draw_shuffle
 
     draw_roofline(results["step"], options.results / "roofline.png")
     if "scaling" in results:
         draw_scaling(results["scaling"], options.results / "scaling.png")
+    if "shuffle" in results:
+        draw_shuffle(results["shuffle"], options.results / "shuffle.png")
     options.readme.write_text(text, encoding="utf-8")
 
 

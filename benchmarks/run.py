@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contest import PEERS
+from contest import FILE_PEERS, PEERS
 from limits import REPEATS
 from runner import MIN_ROUNDS, PAUSE_SECONDS, RESULTS, write_results
-from workloads import choose
+from workloads import WORKLOADS, choose
 
-TOPICS = ("step", "read", "stream", "scaling", "start", "predict", "dtype")
+TOPICS = ("step", "read", "stream", "file", "shuffle", "scaling", "start", "predict", "dtype")
 
 
 def names(text: str) -> list[str]:
@@ -40,18 +40,22 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="for every library (default: all cores)")
     parser.add_argument("--rounds", type=int, default=MIN_ROUNDS, help="at least 5 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of data and weights (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="for the files of the topic stream (default: the temporary one)")
+    parser.add_argument(
+        "--folder", type=Path, help="for the files of the topics read, stream and file (default: the temporary one)"
+    )
     parser.add_argument("--out", type=Path, help="for the results")
     options = parser.parse_args(arguments)
-    if unknown := sorted(set(options.peers or ()) - set(PEERS)):
-        parser.error(f"unknown peers {', '.join(unknown)}; known are {', '.join(PEERS)}")
+    known = (*PEERS, *FILE_PEERS)
+    if unknown := sorted(set(options.peers or ()) - set(known)):
+        parser.error(f"unknown peers {', '.join(unknown)}; known are {', '.join(known)}")
+    options.topics = list(TOPICS) if "all" in options.topics else options.topics
     try:
-        choose(options.only)
+        for topic in options.topics:
+            choose(options.only, getattr(importlib.import_module(f"topics.{topic}"), "SUITE", WORKLOADS))
     except ValueError as error:
         parser.error(str(error))
     if options.rounds < MIN_ROUNDS:
         parser.error(f"--rounds is {options.rounds}; a median needs at least {MIN_ROUNDS}")
-    options.topics = list(TOPICS) if "all" in options.topics else options.topics
     cores = len(os.sched_getaffinity(0))
     options.all_cores = options.threads is None or options.threads >= cores
     options.threads = cores if options.all_cores else options.threads

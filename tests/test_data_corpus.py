@@ -4,6 +4,7 @@ import itertools
 import warnings
 
 import h5py
+import hdf5plugin
 import numpy as np
 
 from fastsgd.data import HDF5Dataset
@@ -19,6 +20,19 @@ FILTERS = [
     {"shuffle": True, "compression": "gzip", "fletcher32": True},
     {"compression": "lzf"},
     {"shuffle": True, "compression": "lzf", "fletcher32": True},
+]
+PLUGINS = [
+    {**hdf5plugin.Zstd()},
+    {**hdf5plugin.Zstd(), "shuffle": True, "fletcher32": True},
+    {**hdf5plugin.LZ4()},
+    {**hdf5plugin.LZ4(nbytes=64), "shuffle": True},
+    {**hdf5plugin.Blosc()},
+    {**hdf5plugin.Blosc(cname="zstd", shuffle=hdf5plugin.Blosc.BITSHUFFLE)},
+    {**hdf5plugin.Blosc(cname="zlib", shuffle=hdf5plugin.Blosc.NOSHUFFLE), "shuffle": True},
+    {**hdf5plugin.Bitshuffle()},
+    {**hdf5plugin.Bitshuffle(nelems=16)},
+    {**hdf5plugin.Bitshuffle(cname="zstd"), "fletcher32": True},
+    {**hdf5plugin.Bitshuffle(cname="none")},
 ]
 # Rows, columns (None: one axis) and chunks (None: contiguous): edges at the end, on the right, on both and on neither;
 # chunks of more rows than there are, of one row, and of one column.
@@ -48,10 +62,11 @@ def values(kind, shape, rng):
 
 def cases():
     numbers = itertools.count()
-    for kind, order, options in itertools.product(TYPES, "<>", FILTERS):
+    for kind, order, options in itertools.product(TYPES, "<>", FILTERS + PLUGINS):
         if np.dtype(kind).itemsize == 1 and order == ">":
             continue
-        for layout in LAYOUTS[next(numbers) % 2 :: 2]:
+        every = 3 if options in PLUGINS else 2
+        for layout in LAYOUTS[next(numbers) % every :: every]:
             yield kind, order, options, layout
         if not options:
             yield from ((kind, order, options, layout) for layout in WHOLE)

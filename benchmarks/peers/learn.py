@@ -23,6 +23,12 @@ LEARNERS = {
     "keras-tuned": ("with_tensorflow", "KerasTuned"),
     "tf-eager": ("with_tensorflow", "TensorFlowEager"),
     "sklearn": ("with_sklearn", "make_sklearn"),
+    # These read an HDF5 file.
+    "fastsgd-file": ("with_fastsgd", "FastSGDFile"),
+    "torch-rows": ("with_torch", "TorchRows"),
+    "torch-chunks": ("with_torch", "TorchChunks"),
+    "sklearn-chunks": ("with_sklearn", "LinearChunks"),
+    "vw": ("with_vw", "VowpalWabbit"),
 }
 
 

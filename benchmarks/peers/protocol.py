@@ -35,7 +35,10 @@ class Problem:
 
     Attributes
     ----------
-    x, y : arrays (rows, n_in) and (rows, n_targets), of one dtype; rows is a multiple of the batch
+    path : path, of the file that this comes from
+    x, y : arrays (rows, n_in) and (rows, n_targets), of one dtype; rows is a multiple of the batch. Of an HDF5 file its
+        datasets, all rows, left where they are
+    rows : int, of an epoch
     start : list of (kernel (n_in, n_out), bias (n_out,)), the weights to start from
     batch : int, rows of a training step
     epochs : int, of one turn
@@ -44,8 +47,10 @@ class Problem:
     learning_rate : float
     """
 
+    path: Path
     x: Array
     y: Array
+    rows: int
     start: list[tuple[Array, Array]]
     batch: int
     epochs: int
@@ -136,13 +141,22 @@ def read_problem(options: argparse.Namespace) -> Problem:
     threads = min(options.threads or len(cores), len(cores))
     # Not every library can be told a number of threads once it is loaded, but all of them count the cores they may use.
     os.sched_setaffinity(0, cores[:threads])
-    with np.load(options.data) as file:
-        arrays = dict(file)
+    if options.data.suffix == ".npz":
+        with np.load(options.data) as file:
+            arrays = dict(file)
+        x, y = (arrays[name][: options.rows] for name in ("X", "y"))
+    else:
+        import h5py
+
+        arrays = h5py.File(options.data)
+        x, y = arrays["X"], arrays["y"]
     depth = sum(name.startswith("kernel_") for name in arrays)
     return Problem(
-        arrays["X"][: options.rows],
-        arrays["y"][: options.rows],
-        [(arrays[f"kernel_{i}"], arrays[f"bias_{i}"]) for i in range(depth)],
+        options.data,
+        x,
+        y,
+        options.rows,
+        [(arrays[f"kernel_{i}"][...], arrays[f"bias_{i}"][...]) for i in range(depth)],
         options.batch,
         options.epochs,
         threads,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from protocol import Problem
 
 import fastsgd as fs
+
+LEAST_MEMORY = 8_000_000
 
 
 class FastSGD:
@@ -30,9 +32,13 @@ class FastSGD:
             self.model.parameters[f"dense_{i}/kernel"][...] = kernel
             self.model.parameters[f"dense_{i}/bias"][...] = bias
 
+    def data(self) -> dict[str, Any]:
+        """What `fit` takes as data."""
+        return {"dataset": (self.problem.x, self.problem.y)}
+
     def train(self) -> Sequence[SupportsFloat]:
         history = self.trainer.fit(
-            (self.problem.x, self.problem.y),
+            **self.data(),
             epochs=self.problem.epochs,
             batch_size=self.problem.batch,
             initial_epoch=self.epochs_done,
@@ -40,3 +46,11 @@ class FastSGD:
         )
         self.epochs_done += self.problem.epochs
         return [history.epochs[-1]["loss"]]
+
+
+class FastSGDFile(FastSGD):
+    """Streamed from the file, opened anew each time, with a quarter of its size as memory."""
+
+    def data(self) -> dict[str, Any]:
+        dataset = fs.HDF5Dataset(self.problem.path, "X", "y")
+        return {"dataset": dataset, "memory": max(dataset.nbytes // 4, LEAST_MEMORY)}

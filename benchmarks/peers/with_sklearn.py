@@ -12,6 +12,8 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from threadpoolctl import threadpool_limits
 
+_LOSS_ROWS = 1_000_000  # at most that a loss is computed of
+
 
 class Perceptron(EpochLearner):
     """`MLPRegressor` or `MLPClassifier`.
@@ -77,8 +79,8 @@ class Linear(EpochLearner):
             eta0=problem.learning_rate / problem.batch,
             shuffle=False,
         )
-        self.model.partial_fit(problem.x[:1], problem.labels[:1], classes=np.arange(2))
         self.labels = problem.labels
+        self.model.partial_fit(problem.x[:1], self.labels[:1], classes=np.arange(2))
         self.reset()
 
     def reset(self) -> None:
@@ -104,8 +106,20 @@ class _Loss:
 
     def __float__(self) -> float:
         kernel, bias = self.weights
-        raw = self.learner.problem.x @ kernel + bias
-        return float(np.mean(np.logaddexp(0, raw) - self.learner.labels * raw))
+        raw = self.learner.problem.x[:_LOSS_ROWS] @ kernel + bias
+        return float(np.mean(np.logaddexp(0, raw) - self.learner.labels[:_LOSS_ROWS] * raw))
+
+
+class LinearChunks(Linear):
+    """`partial_fit` on a chunk of the file at a time, chunks in random order."""
+
+    def epoch(self) -> Sequence[SupportsFloat]:
+        x, y, size = self.problem.x, self.problem.y, self.problem.x.chunks[0]
+        before = _Loss(self)
+        for chunk in np.random.default_rng(0).permutation(-(-len(x) // size)):
+            rows = slice(chunk * size, (chunk + 1) * size)
+            self.model.partial_fit(x[rows], y[rows][:, 0])
+        return [before, _Loss(self)]
 
 
 def make_sklearn(problem: Problem) -> EpochLearner:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, SupportsFloat
 
+import numpy as np
 import torch
 from protocol import CLASSES, LOGISTIC, MSE, TRIAL_STEPS, EpochLearner, Problem, fastest
 
@@ -32,15 +34,24 @@ class Torch(EpochLearner):
             modules += [linear, torch.nn.ReLU()]
         self.model = torch.nn.Sequential(*modules[:-1])
         self.loss = LOSSES[problem.loss]
-        y = torch.from_numpy(problem.labels if problem.loss == CLASSES else problem.y)
-        x = torch.from_numpy(problem.x)
-        self.batches = list(zip(x.split(problem.batch), y.split(problem.batch), strict=True))
+        self.load()
         self.prepare()
         self.reset()
 
+    def load(self) -> None:
+        """Bring the data in place."""
+        y = torch.from_numpy(self.problem.labels if self.problem.loss == CLASSES else self.problem.y)
+        x = torch.from_numpy(self.problem.x)
+        self.in_memory = list(zip(x.split(self.problem.batch), y.split(self.problem.batch), strict=True))
+
+    def batches(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """Those of an epoch."""
+        return self.in_memory
+
     def prepare(self) -> None:
         """Make the optimizer, or compile."""
-        taken = fastest([{"fused": True}, {"foreach": True}], self._optimize, lambda: self._steps(TRIAL_STEPS))
+        some = list(itertools.islice(self.batches(), TRIAL_STEPS))
+        taken = fastest([{"fused": True}, {"foreach": True}], self._optimize, lambda: self._steps(some))
         self.version += f", {taken}"
 
     def _optimize(self, **settings: Any) -> None:
@@ -52,11 +63,11 @@ class Torch(EpochLearner):
             linear.bias.data.copy_(bias)
 
     def epoch(self) -> Sequence[SupportsFloat]:
-        return self._steps(len(self.batches))
+        return self._steps(self.batches())
 
-    def _steps(self, most: int) -> Sequence[SupportsFloat]:
+    def _steps(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Sequence[SupportsFloat]:
         losses = []
-        for x, y in self.batches[:most]:
+        for x, y in batches:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.loss(self.model(x), y)
             loss.backward()
@@ -89,7 +100,52 @@ class TorchCompile(Torch):
 
     def epoch(self) -> Sequence[SupportsFloat]:
         losses = []
-        for x, y in self.batches:
+        for x, y in self.batches():
             self.parameters, loss = self.step(self.parameters, x, y)
             losses.append(loss)
         return losses
+
+
+class TorchRows(Torch):
+    """`DataLoader` over a dataset whose items are rows of the file, in random order: some of them, as it is slow."""
+
+    def load(self) -> None:
+        rows = _Rows(self.problem)
+        drawn = torch.utils.data.RandomSampler(rows, num_samples=self.problem.rows)
+        self.loader = torch.utils.data.DataLoader(rows, self.problem.batch, sampler=drawn)
+
+    def batches(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        return self.loader
+
+
+class _Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    def __init__(self, problem: Problem) -> None:
+        self.x, self.y = problem.x, problem.y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.x[row], self.y[row]
+
+
+class TorchChunks(Torch):
+    """What those write by hand who know chunks: they come in random order, and the rows of each are shuffled."""
+
+    def load(self) -> None:
+        self.rng = np.random.default_rng(0)
+
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        size, left = self.problem.x.chunks[0], [np.empty((0, width), np.float32) for width in self._widths()]
+        for chunk in self.rng.permutation(-(-len(self.problem.x) // size)):
+            rows = slice(chunk * size, (chunk + 1) * size)
+            order = self.rng.permutation(len(range(*rows.indices(len(self.problem.x)))))
+            parts = (self.problem.x[rows][order], self.problem.y[rows][order])
+            left = [np.concatenate(both) for both in zip(left, parts, strict=True)]
+            whole = len(left[0]) // self.problem.batch * self.problem.batch
+            x, y = (torch.from_numpy(part[:whole]) for part in left)
+            yield from zip(x.split(self.problem.batch), y.split(self.problem.batch), strict=True)
+            left = [part[whole:] for part in left]
+
+    def _widths(self) -> tuple[int, int]:
+        return self.problem.x.shape[1], self.problem.y.shape[1]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin
 import numpy as np
 from limits import PIECE_BYTES
 from runner import print_table, take_turns
@@ -30,6 +31,9 @@ FORMATS: dict[str, tuple[dict[str, Any], int]] = {
     "chunked": ({"chunks": True}, 2**29),
     "gzip + shuffle": ({"chunks": True, "shuffle": True, "compression": "gzip", "compression_opts": 1}, 2**27),
     "lzf + shuffle": ({"chunks": True, "shuffle": True, "compression": "lzf"}, 2**27),
+    "blosc": ({"chunks": True, **hdf5plugin.Blosc()}, 2**28),
+    "zstd": ({"chunks": True, **hdf5plugin.Zstd()}, 2**27),
+    "bitshuffle": ({"chunks": True, **hdf5plugin.Bitshuffle()}, 2**28),
 }
 
 

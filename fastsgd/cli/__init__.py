@@ -9,8 +9,10 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -60,7 +62,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command; returns its exit code."""
     try:
         # Not cli.main, which makes every interrupt an abort: SIGTERM has a code of its own.
-        with cli.make_context("fastsgd", list(arguments)) as context:
+        with warnings.catch_warnings(), cli.make_context("fastsgd", list(arguments)) as context:
+            warnings.showwarning = _show_warning
             cli.invoke(context)
         sys.stdout.flush()
     except KeyboardInterrupt as error:
@@ -80,6 +83,10 @@ def run(arguments: Sequence[str]) -> int:
         print(f"fastsgd: {_described(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"fastsgd: warning: {' '.join(str(message).split())}", err=True)
 
 
 def _interrupted(error: KeyboardInterrupt) -> int:

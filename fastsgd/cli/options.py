@@ -39,9 +39,17 @@ METRICS = ("mse", "mae", "rmse", "accuracy")
 
 
 def data_options(*, target: bool) -> Callable[[F], F]:
-    """DATA, --features, and, where there is a target, --target and --weight."""
+    """DATA, --features, --nan, and, where there is a target, --target and --weight."""
+    skip = "skip leaves the row out, " if target else ""
 
     def decorate(function: F) -> F:
+        function = click.option(
+            "--nan",
+            type=click.Choice(["error", "skip", "zero"] if target else ["error", "zero"]),
+            default="error",
+            show_default=True,
+            help=f"What becomes of a value that is not finite: {skip}zero puts 0 in the place of a feature.",
+        )(function)
         if target:
             function = click.option("--weight", metavar="PATH", help="Dataset of row weights.")(function)
             function = click.option(
@@ -113,12 +121,12 @@ def common_options(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines, one object a line.")(function)
 
 
-def open_dataset(data: tuple[str, ...], **columns: tuple[str, ...] | str | None) -> Any:
+def open_dataset(data: tuple[str, ...], nan: Any, **columns: tuple[str, ...] | str | None) -> Any:
     """The dataset that the data options name."""
     from fastsgd.data import HDF5Dataset
 
     named = {name: list(paths) if isinstance(paths, tuple) else paths for name, paths in columns.items()}
-    return HDF5Dataset(list(data), **{name: paths for name, paths in named.items() if paths})
+    return HDF5Dataset(list(data), nan=nan, **{name: paths for name, paths in named.items() if paths})
 
 
 def model_file(path: str) -> str:

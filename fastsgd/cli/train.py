@@ -195,13 +195,14 @@ def _prepared(data: tuple[str, ...], settings: dict[str, Any]) -> tuple[Any, Any
     from fastsgd.model import Dense, Sequential, Standardize
     from fastsgd.training import SGD, Trainer
 
-    whole = open_dataset(data, features=settings["features"], target=settings["target"], weight=settings["weight"])
+    columns = {name: settings[name] for name in ("features", "target", "weight")}
+    whole = open_dataset(data, settings["nan"], **columns)
     train, held_out = (
         whole.split(settings["validation"], seed=settings["seed"]) if settings["validation"] else (whole, None)
     )
     outputs = whole.n_targets
     if settings["loss"] == "sparse_categorical_crossentropy":
-        outputs = settings["classes"] or _count_classes(data, settings["target"], settings["memory"])
+        outputs = settings["classes"] or _count_classes(data, settings)
     layers: list[Any] = [Standardize()] if settings["standardize"] else []
     layers += [Dense(units, settings["activation"]) for units in settings["layers"]]
     layers.append(Dense(outputs, _LAST.get(settings["loss"], "linear")))
@@ -211,12 +212,12 @@ def _prepared(data: tuple[str, ...], settings: dict[str, Any]) -> tuple[Any, Any
     return trainer, train, held_out
 
 
-def _count_classes(data: tuple[str, ...], target: tuple[str, ...], memory: str) -> int:
+def _count_classes(data: tuple[str, ...], settings: dict[str, Any]) -> int:
     """One more than the largest label; reads the labels alone."""
-    labels = open_dataset(data, features=target)
-    largest = max(
-        float(batch[0].max()) for batch in labels.batches(65536, shuffle=False, memory=memory, dtype="float64")
-    )
+    target = settings["target"]
+    labels = open_dataset(data, "skip" if settings["nan"] == "skip" else "error", features=target)
+    batches = labels.batches(65536, shuffle=False, memory=settings["memory"], dtype="float64")
+    largest = max(float(batch[0].max()) for batch in batches)
     if largest >= _MOST_CLASSES:
         raise DataError(
             f"the largest label in {', '.join(map(repr, target))} is {largest:g}; a class is a whole number from 0 on. "

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsgd.data.blocks import Check, Reader, Rows
+from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.dataset import Dataset
 from fastsgd.errors import DataError
 
@@ -52,6 +53,8 @@ class ArrayDataset(Dataset):
     y : array (rows,) or (rows, n_targets), optional
     weight : array (rows,), optional
         How much each row counts.
+    nan : {"error", "skip", "zero"}
+        As of `HDF5Dataset`. The arrays stay as they are.
 
     Raises
     ------
@@ -59,7 +62,17 @@ class ArrayDataset(Dataset):
         If the lengths differ, an array is empty, or its values are no numbers.
     """
 
-    def __init__(self, x: ArrayLike, y: ArrayLike | None = None, *, weight: ArrayLike | None = None) -> None:
+    lends_views = True
+
+    def __init__(
+        self,
+        x: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        weight: ArrayLike | None = None,
+        nan: NaN = "error",
+    ) -> None:
+        self.nan = as_nan(nan)
         self._x = _numbers(x, "x")
         self._y = None if y is None else _numbers(y, "y")
         self._weight = None if weight is None else _numbers(weight, "weight")
@@ -113,9 +126,8 @@ class ArrayDataset(Dataset):
     def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
         """Rows start to stop, as views."""
         rows = Rows(self._x, self._y, self._weight).each(lambda part: part[start:stop])
-        if check is not None:
-            check(rows)
-        return lambda: rows
+        checked = rows if check is None else check(rows)
+        return lambda: checked
 
     def give_back(self, rows: Rows) -> None:
         """Nothing to do: they are views."""

@@ -31,7 +31,7 @@ class Rows(NamedTuple):
         return Rows(x, y, weight)
 
 
-Check = Callable[[Rows], None]
+Check = Callable[[Rows], Rows]
 
 
 class Reader(Protocol):
@@ -39,7 +39,7 @@ class Reader(Protocol):
 
     def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
         """Begin to read source rows start to stop, which lie in one file; what is returned waits for them. `check` is
-        called with them, maybe by another thread, and may raise."""
+        called with them, maybe by another thread; it returns those to be had, or raises."""
 
     def give_back(self, rows: Rows) -> None:
         """Rows that were read are no longer needed: their memory may be used again."""
@@ -139,7 +139,7 @@ def joined(spans: Spans) -> Spans:
     return np.stack([spans[starts, 0], spans[stops, 1]], axis=1)
 
 
-def request_block(reader: Reader, block: Block, check: Check) -> Callable[[], Rows]:
+def request_block(reader: Reader, block: Block, check: Check | None) -> Callable[[], Rows]:
     """Begin to read the rows of a block; all from its first to its last, of which those between its spans are
     dropped."""
     first, last = int(block.spans[0, 0]), int(block.spans[-1, 1])
@@ -149,8 +149,7 @@ def request_block(reader: Reader, block: Block, check: Check) -> Callable[[], Ro
 
     def kept() -> Rows:
         found = rows().each(lambda part: _kept(part, spans))
-        check(found)
-        return found
+        return found if check is None else check(found)
 
     return kept
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.codecs import DamagedChunkError, Filter, undoable
+from fastsgd.data.codecs import Filter, why_not_undoable
+from fastsgd.data.compressors import DamagedChunkError
 
 PIECE_BYTES = 1 << 20  # that are read at a time of what has no filters
 # More chunks than this need as many bytes of the file each, or their list might be larger than what it lists.
@@ -147,8 +148,9 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
         filters = tuple(
             Filter(number, tuple(values)) for number, _, values, _ in map(plist.get_filter, range(plist.get_nfilters()))
         )
-        if not undoable(filters):
-            raise NotDirectError("of its filters some are known to HDF5 only")
+        unknown = why_not_undoable(filters)
+        if unknown is not None:
+            raise NotDirectError(unknown)
         chunk = (dataset.chunks[0], dataset.chunks[1] if len(dataset.chunks) == 2 else 1)
         tables = _chunk_tables(dataset, chunk, file_size)
     else:

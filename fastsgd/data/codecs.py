@@ -6,27 +6,27 @@ filter mask says that filter i was left out (HDF5 File Format Specification, ver
 
 from __future__ import annotations
 
-import importlib
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
+from fastsgd.data.compressors import Bytes, DamagedChunkError, can_decompress, decompress, needs_codecs
 
-DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
+SHUFFLE, FLETCHER32 = 2, 3
 CHECKSUM_BYTES = 4
 _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
-
-
 _NAMES = {
+    1: "gzip",
+    2: "shuffle",
+    3: "fletcher32",
     4: "szip",
     5: "nbit",
     6: "scaleoffset",
+    305: "lzo",
     307: "bzip2",
+    32000: "lzf",
     32001: "blosc",
     32004: "lz4",
     32008: "bitshuffle",
@@ -35,10 +35,6 @@ _NAMES = {
     32017: "sz",
     32026: "blosc2",
 }  # by the registry of the HDF Group
-
-
-class DamagedChunkError(Exception):
-    """A chunk that its filters could not have made; says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +50,15 @@ def filter_name(number: int, given: bytes) -> str:
     return _NAMES.get(number) or given.decode("utf-8", "replace") or f"number {number}"
 
 
-def undoable(filters: tuple[Filter, ...]) -> bool:
-    """Whether all of some filters are known here."""
-    return all(one.number in (*_DECODERS, SHUFFLE, FLETCHER32) for one in filters)
+def why_not_undoable(filters: tuple[Filter, ...]) -> str | None:
+    """Why some filters can be undone by HDF5 only, or None."""
+    for one in filters:
+        name = _NAMES.get(one.number, f"number {one.number}")
+        if needs_codecs(one.number):
+            return f"its filter {name} needs what pip install 'fastsgd[codecs]' brings"
+        if one.number not in (SHUFFLE, FLETCHER32) and not can_decompress(one.number):
+            return f"its filter {name} is known to HDF5 only"
+    return None
 
 
 def undo(filters: tuple[Filter, ...], mask: int, data: Bytes, size: int) -> tuple[Bytes, int]:
@@ -88,7 +90,7 @@ def undo(filters: tuple[Filter, ...], mask: int, data: Bytes, size: int) -> tupl
             data = unshuffled(data, element)
         else:
             checksums = sum(other.number == FLETCHER32 for other in active[:i])
-            data = _DECODERS[one.number](data, size + CHECKSUM_BYTES * checksums)
+            data = decompress(one.number, one.values, data, size + CHECKSUM_BYTES * checksums)
     if data.size != size:
         raise DamagedChunkError(f"a chunk has {data.size} bytes, {size} are needed")
     return data, 0
@@ -126,47 +128,3 @@ def _verified(data: Bytes) -> Bytes:
     if stored not in (found, found[1::-1] + found[:1:-1]):
         raise DamagedChunkError("the checksum of a chunk is wrong")
     return content
-
-
-def _inflate(data: Bytes, size: int) -> Bytes:
-    try:
-        fast = _libdeflate()
-        content = _with_zlib(data, size) if fast is None else fast.zlib_decompress(data, size)
-    except Exception as error:
-        raise DamagedChunkError(f"the gzip data of a chunk are damaged ({error})") from error
-    return np.frombuffer(content, np.uint8)
-
-
-def _with_zlib(data: Bytes, size: int) -> bytes:
-    decoder = zlib.decompressobj()
-    content = decoder.decompress(data.data, size + 1)  # one byte more, so that the stream's checksum is read too
-    if not decoder.eof:
-        raise zlib.error("incomplete or too long")
-    return content
-
-
-def _libdeflate() -> Any:
-    """The module `deflate`, twice as fast as zlib, or None where it is not installed."""
-    if "deflate" not in _OPTIONAL:
-        try:
-            _OPTIONAL["deflate"] = importlib.import_module("deflate")
-        except ImportError:
-            _OPTIONAL["deflate"] = None
-    return _OPTIONAL["deflate"]
-
-
-_OPTIONAL: dict[str, Any] = {}
-
-
-def _unlzf(data: Bytes, size: int) -> Bytes:
-    from fastsgd.kernels.storage import lzf_decompress
-
-    out = np.empty(size, np.uint8)
-    written = int(lzf_decompress(data, out))
-    if written < 0:
-        raise DamagedChunkError("the LZF data of a chunk are damaged")
-    return out[:written]
-
-
-# By the filter's number: data and the number of bytes they decode to.
-_DECODERS: dict[int, Callable[[Bytes, int], Bytes]] = {DEFLATE: _inflate, LZF: _unlzf}

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastsgd.data.blocks import Blocks, Reader, Rows, Spans, count, cut, joined, offsets, read_rows
+from fastsgd.data.checks import NaN
 from fastsgd.data.order import split_order
 from fastsgd.errors import DataError
 
@@ -40,6 +41,10 @@ class Dataset(ABC):
         Rows that are stored together.
     nbytes : int
         Bytes of all rows as stored, uncompressed.
+    nan : {"error", "skip", "zero"}
+        What is done about values that are not finite.
+    lends_views : bool
+        Whether rows that are read are views of memory that is not to be written to.
     """
 
     n_features: int
@@ -48,6 +53,8 @@ class Dataset(ABC):
     target_dtype: np.dtype[np.generic] | None
     weight_dtype: np.dtype[np.generic] | None
     chunk_rows: int
+    nan: NaN
+    lends_views = False
     _spans: Spans  # which source rows belong to this dataset
 
     @property
@@ -177,7 +184,8 @@ class Dataset(ABC):
     ) -> Iterator[tuple[NDArray[np.floating], ...]]:
         """Iterate over (x, y), or (x, y, weight), or (x,) where there is no target, batch by batch.
 
-        Every row comes exactly once, in an order that `seed`, `epoch` and `memory` fix.
+        Every row comes exactly once, in an order that `seed`, `epoch` and `memory` fix; with ``nan="skip"`` every row
+        of finite values.
 
         Parameters
         ----------
@@ -247,7 +255,7 @@ class Dataset(ABC):
         span = np.searchsorted(starts, wanted, side="right") - 1
         with self.open() as reader:
             found = read_rows(reader, self._spans[span, 0] + wanted - starts[span], self._files())
-        return ArrayDataset(found.x, found.y, weight=found.weight)
+        return ArrayDataset(found.x, found.y, weight=found.weight, nan=self.nan)
 
     def _row_numbers(self, rows: int | slice | ArrayLike) -> NDArray[np.int64]:
         """What `take` is given, as numbers in [0, n_rows)."""

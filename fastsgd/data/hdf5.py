@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.blocks import Check, Reader, Rows
+from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.chunks import PIECE_BYTES, Layout
-from fastsgd.data.codecs import DamagedChunkError
+from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.readers import Fingerprint, OpenFile, Placement, Work, yield_to_others
 from fastsgd.data.schema import READ_ERRORS, Column, Path, expand, find_columns, opened
@@ -52,6 +53,10 @@ class HDF5Dataset(Dataset):
         compound dataset.
     target, weight : str or list of str, optional
         Likewise; a weight is one column.
+    nan : {"error", "skip", "zero"}
+        What is done about a row with a value that is NaN, infinite, or too large for the dtype it is trained in: an
+        error that names it; the row is left out; or, of features, 0 takes its place, while targets and weights still
+        are an error.
 
     Raises
     ------
@@ -66,7 +71,9 @@ class HDF5Dataset(Dataset):
         target: str | Sequence[str] | None = None,
         *,
         weight: str | Sequence[str] | None = None,
+        nan: NaN = "error",
     ) -> None:
+        self.nan = as_nan(nan)
         self.paths = expand(path)
         self._specs = {"x": _listed(features, "features")}
         self._specs |= {"y": _listed(target, "target")} if target is not None else {}
@@ -285,7 +292,7 @@ class _Reading:
             job()
         # The check is for whoever is last, and so finds rows in its cache.
         if next(self._left) == 0 and self._check is not None:
-            self._check(self._rows)
+            self._rows = self._check(self._rows)
 
     def _result(self, started: list[Future[None]]) -> Rows:
         with _explained(self._dataset, self._index, *self._span):

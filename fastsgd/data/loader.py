@@ -16,18 +16,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from fastsgd.data.blocks import Block, Reader, Rows, request_block
+from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory
 from fastsgd.data.stream import Slab, Stream
 from fastsgd.errors import DataError
-
-# Called with the targets of a block; returns the position of the first bad one and what is wrong with it, or None.
-TargetCheck = Callable[[NDArray[np.generic]], "tuple[int, str] | None"]
-
 
 _ROWS_A_THREAD = 8192  # ordered and gathered in about the time that a thread takes to start
 
@@ -103,7 +100,7 @@ class Loader:
         self.shuffle = shuffle
         self.waited = 0.0
         self.blocks = dataset.blocks()
-        self._check_target = check_target
+        self._check = RowCheck(dataset, self.dtype, check_target)
         self._threads = threads
         self._takes_order = takes_order
         self._batch_size = min(int(batch_size), dataset.n_rows)
@@ -112,7 +109,8 @@ class Loader:
         self._arrays_are_checked = False
         columns = dataset.n_features + dataset.n_targets + (dataset.weight_dtype is not None)
         picked = self.blocks.largest * dataset.row_bytes if self.blocks.scattered else 0
-        self.plan: MemoryPlan = plan_memory(
+        self.plan_for: Callable[..., MemoryPlan] = partial(
+            plan_memory,
             n_rows=dataset.n_rows,
             row_bytes=dataset.row_bytes,
             slab_row_bytes=columns * self.dtype.itemsize,
@@ -123,11 +121,11 @@ class Loader:
                 dataset.decoder_bytes(),
             ),
             batch_size=int(batch_size),
-            budget=parse_memory(memory),
             shuffle=shuffle,
             in_memory=self._arrays is not None,
             slab_limit=slab_limit,
         )
+        self.plan = self.plan_for(budget=parse_memory(memory))
 
     def epoch(self, epoch: int = 0) -> Iterator[Slab]:
         """The slabs of one epoch; every row of the dataset comes once."""
@@ -136,7 +134,7 @@ class Loader:
         if self._arrays is None:
             self._arrays = self._load()
         elif not self._arrays_are_checked:
-            self._check(Block(self.dataset._spans), self._arrays)
+            self._arrays = self._check(Block(self.dataset._spans), self._arrays)
         self._arrays_are_checked = True
         return self._from_memory(self._arrays, epoch)
 
@@ -147,33 +145,13 @@ class Loader:
         y = np.empty((rows, self.dataset.n_targets), self.dtype)
         return Slab(x, y, np.empty(rows if self.dataset.weight_dtype is not None else 0, self.dtype))
 
-    def _check(self, block: Block, rows: Rows) -> None:
-        """Raise DataError for the first value that cannot be trained on, named by file, dataset, row and column."""
-        for name, part in rows._asdict().items():
-            position = -1 if part is None else self._first_unfit(part)
-            if position >= 0:
-                row, column = divmod(position, part.shape[1])
-                value, where = part[row, column], self.dataset.locate(name, block.source_row(row), column)
-                rule = f"too large for {self.dtype}" if np.isfinite(value) else "every value must be a finite number"
-                raise DataError(f"{where} is {value}; {rule}")
-        if self._check_target is not None and rows.y is not None:
-            wrong = self._check_target(rows.y)
-            if wrong is not None:
-                raise DataError(f"{self.dataset.locate('y', block.source_row(wrong[0]), 0)}: {wrong[1]}")
-
-    def _first_unfit(self, part: NDArray[np.generic]) -> int:
-        """Position of the first value that is not finite, or would not be in the dtype of the slabs, or -1."""
-        from fastsgd.kernels.rows import first_nonfinite
-
-        if part.dtype.kind != "f":
-            return -1
-        values = part.reshape(-1)
-        position = int(first_nonfinite(values))
-        if position < 0 and values.itemsize > self.dtype.itemsize:
-            limit = float(np.finfo(self.dtype).max)
-            if float(values.max()) > limit or float(values.min()) < -limit:
-                position = int(np.argmax(np.abs(values) > limit))
-        return position
+    def require_some(self, n_rows: int) -> None:
+        """Raise DataError unless there are rows to train on."""
+        if n_rows == 0:
+            raise DataError(
+                f'{self.dataset}: each row holds a value that is not finite, so nan="skip" leaves none; look at the '
+                'columns, or use nan="zero"'
+            )
 
     def decoders(self) -> int:
         """Threads that decode what is read."""
@@ -181,14 +159,14 @@ class Loader:
 
         return min(self.plan.decoders, available_threads(self._threads))
 
-    def read(self, reader: Reader, blocks: Iterable[Block]) -> Iterator[Rows]:
-        """The rows of each block, every value of them fit to be trained on, until the next are asked for. Some are read
-        ahead of their turn."""
+    def read(self, reader: Reader, blocks: Iterable[Block], *, unchecked: bool = False) -> Iterator[Rows]:
+        """The rows of each block, every value of them fit to be trained on unless `unchecked`, until the next are asked
+        for. Some are read ahead of their turn."""
         asked: deque[Callable[[], Rows]] = deque()
         remaining = iter(blocks)
         while True:
             for block in itertools.islice(remaining, 1 + self.plan.blocks_ahead - len(asked)):
-                asked.append(request_block(reader, block, partial(self._check, block)))
+                asked.append(request_block(reader, block, None if unchecked else partial(self._check, block)))
             if not asked:
                 return
             rows = asked.popleft()()
@@ -211,14 +189,15 @@ class Loader:
                         out[at : at + len(part)] = part
                 at += len(rows.x)
                 del rows
-        return whole
+        return whole.each(lambda part: part[:at])
 
     def _from_memory(self, rows: Rows, epoch: int) -> Iterator[Slab]:
         """Slabs of rows that lie in memory: where they lie, if the consumer takes them so, else gathered."""
         from fastsgd.kernels.rows import fill_order, gather
         from fastsgd.kernels.threads import share
 
-        n, key = self.dataset.n_rows, drain_key(self.seed, epoch)
+        n, key = len(rows.x), drain_key(self.seed, epoch)
+        self.require_some(n)
         whole = _where_they_lie(rows, self.dtype) if self._in_place(rows) else None
         step = self.plan.slab_rows if whole is None else self._rows_in_place()
         order = np.empty(step if self.shuffle else 0, np.int64)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.chunks import Layout, NotDirectError, Piece, find_layout
-from fastsgd.data.codecs import DamagedChunkError, undo, unshuffled
+from fastsgd.data.codecs import undo, unshuffled
+from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.schema import READ_ERRORS, opened
 
 _JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread

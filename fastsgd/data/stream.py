@@ -113,6 +113,7 @@ class _Filler:
         self._ready = ready
         self._slab: Slab | None = None
         self._filled = 0
+        self._emitted = 0
 
     def run(self) -> None:
         """Fill slabs until the rows or the consumer end."""
@@ -136,6 +137,7 @@ class _Filler:
                 for rows in self._read(reader, loader.blocks):
                     self._emit(rows, _copy_rows)
                     del rows
+        loader.require_some(self._emitted)
         self._hand_over()
 
     def _read(self, reader: Reader, blocks: Iterable[Block]) -> Iterator[Rows]:
@@ -159,14 +161,14 @@ class _Filler:
         for rows in self._read(reader, (loader.blocks[index] for index in order)):
             self._exchange(window, rows)
             del rows  # gone before the next are asked for
-        key = drain_key(loader.seed, epoch)
+        key, held = drain_key(loader.seed, epoch), window.held()
 
         def drain(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:
             order = np.empty(len(out), np.int64)
-            fill_order(0, 1, key, len(window.rows.x), at, order)
-            gather(0, 1, window.rows[part], order, out)
+            fill_order(0, 1, key, len(held.x), at, order)
+            gather(0, 1, held[part], order, out)
 
-        self._emit(window.rows, drain)
+        self._emit(held, drain)
 
     def _exchange(self, window: _Window, rows: Rows) -> None:
         """Emit what the rows of a block push out of the window."""
@@ -200,6 +202,7 @@ class _Filler:
                     move(part, source[at : at + count], at, out)
             at += count
             self._filled += count
+            self._emitted += count
             if self._filled == len(slab.x):
                 self._hand_over()
 
@@ -232,6 +235,10 @@ class _Window:
                 slots[self._held : self._held + entering] = part[:entering]
         self._held += entering
         return rows.each(lambda part: part[entering:])
+
+    def held(self) -> Rows:
+        """The rows in the window: less than it has room for where many were left out."""
+        return self.rows.each(lambda part: part[: self._held])
 
 
 def _copy_rows(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:

@@ -296,6 +296,11 @@ class Sequential:
         if hasattr(x, "batches"):
             source: RowSource = x  # type: ignore[assignment]
             self._require_features(source.n_features)
+            if getattr(source, "nan", "error") == "skip":
+                raise DataError(
+                    'predict: the dataset has nan="skip", and would leave rows without an output; open it with "zero" '
+                    'or "error"'
+                )
             out = self._output(out, source.n_rows)
             at = 0
             stream = source.batches(batch_size, shuffle=False, memory=memory, dtype=self.dtype)

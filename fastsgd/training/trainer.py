@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -167,6 +168,7 @@ class Trainer:
         display = make_progress(progress)
         try:
             display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
+            _warn_of_clustering(loader)
             to_compile = self._to_compile(min(int(batch_size), train.n_rows))
             if to_compile:
                 display.plan(to_compile)
@@ -199,9 +201,11 @@ class Trainer:
                 rows += len(slab)
                 display.advance(len(slab), here / len(slab))
         seconds = time.perf_counter() - began
+        skipped = loader.dataset.n_rows - rows
         return {
             "epoch": epoch,
             "loss": total / rows,
+            **({"skipped": skipped} if skipped else {}),
             "seconds": seconds,
             "rows_per_second": rows / seconds,
             "waited": loader.waited - waited,
@@ -367,11 +371,12 @@ class Trainer:
         model = self.model
         batch = min(_EVALUATION_BATCH, dataset.n_rows)
         loader = self._loader(dataset, batch, memory=memory, shuffle=False)
-        sums = dict.fromkeys(["loss", *self.metrics], 0.0)
+        sums, rows = dict.fromkeys(["loss", *self.metrics], 0.0), 0
         grad = np.empty((1, model.n_outputs), model.dtype)
         parameters = np.array(self.loss.parameters, model.dtype)
         with contextlib.closing(loader.epoch()) as slabs:  # type: ignore[type-var]
             for slab in slabs:
+                rows += len(slab)
                 raw = model.predict(slab.x, batch_size=batch, raw=self.loss.merged, threads=self.threads)
                 sums["loss"] += float(loss_sum(self.loss.code, parameters, raw, slab.y, slab.weight, grad))
                 if self.metrics:
@@ -380,7 +385,17 @@ class Trainer:
                     )
                     for name, metric in self.metrics.items():
                         sums[name] += float(metric(outputs, slab.y).sum())
-        return {name: finished(name, total / dataset.n_rows) for name, total in sums.items()}
+        return {name: finished(name, total / rows) for name, total in sums.items()}
+
+
+def _warn_of_clustering(loader: Loader) -> None:
+    """Say so, once, where the window is too small for a file that is sorted or clustered."""
+    from fastsgd.data.clustering import advice, holds_enough, sample
+
+    if not holds_enough(loader):
+        text = advice(loader, sample(loader).clustering)
+        if text is not None:
+            warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def _ordered(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,171 @@
+"""What HDF5's compression filters made of bytes, undone by libraries that let other threads go on.
+
+gzip and LZF always work; the others, and gzip at twice the speed, with the extra ``codecs``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+DEFLATE, LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD = 1, 32000, 32001, 32004, 32008, 32015
+_BITSHUFFLE_BYTES, _BITSHUFFLE_LEAST = 8192, 128  # of a block, and its elements, where the filter was not told
+_BITSHUFFLE_LZ4, _BITSHUFFLE_ZSTD = 2, 3
+
+
+class DamagedChunkError(Exception):
+    """A chunk that its filters could not have made; says what is wrong."""
+
+
+def decompress(number: int, values: tuple[int, ...], data: Bytes, size: int) -> Bytes:
+    """The bytes that a filter compressed, `size` of them if nothing is damaged.
+
+    Parameters
+    ----------
+    number, values : int, tuple of int
+        The filter, one of those that `can_decompress`, and its parameters.
+    data : array of uint8, contiguous
+    size : int
+
+    Raises
+    ------
+    DamagedChunkError
+        If these are no data that the filter made of so many bytes.
+    """
+    name, decode = _DECODERS[number]
+    try:
+        return decode(data, size, values)
+    except Exception as error:  # each library has errors of its own
+        raise DamagedChunkError(f"the {name} data of a chunk are damaged ({error})") from error
+
+
+def can_decompress(number: int) -> bool:
+    """Whether a filter is one of those that are undone here."""
+    return number in (DEFLATE, LZF) or (number in _DECODERS and _imagecodecs() is not None)
+
+
+def needs_codecs(number: int) -> bool:
+    """Whether a filter would be undone here if the extra ``codecs`` were installed."""
+    return number in _DECODERS and not can_decompress(number)
+
+
+_OPTIONAL: dict[str, Any] = {}
+
+
+def _imagecodecs() -> Any:
+    """The module `imagecodecs`, or None where it is not installed."""
+    if "imagecodecs" not in _OPTIONAL:
+        try:
+            _OPTIONAL["imagecodecs"] = importlib.import_module("imagecodecs")
+        except ImportError:
+            _OPTIONAL["imagecodecs"] = None
+    return _OPTIONAL["imagecodecs"]
+
+
+def _inflate(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+    if _imagecodecs() is not None:
+        return _whole(_imagecodecs().deflate_decode, data, size)
+    decoder = zlib.decompressobj()
+    content = decoder.decompress(data.data, size + 1)  # one byte more, so that the stream's checksum is read too
+    if not decoder.eof:
+        raise zlib.error("incomplete or too long")
+    return np.frombuffer(content, np.uint8)
+
+
+def _unlzf(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+    from fastsgd.kernels.storage import lzf_decompress
+
+    out = np.empty(size, np.uint8)
+    written = int(lzf_decompress(data, out))
+    if written < 0:
+        raise ValueError("a run or reference reaches too far")
+    return out[:written]
+
+
+def _unzstd(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+    return _whole(_imagecodecs().zstd_decode, data, size)
+
+
+def _unlz4(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+    plain, block_bytes = struct.unpack_from(">QI", data.data)
+    if plain != size or block_bytes == 0:
+        raise ValueError(f"the header tells of {plain} bytes in blocks of {block_bytes}; they are {size}")
+    return _unpacked(data, size, block_bytes, 0, _unlz4_block)
+
+
+def _unlz4_block(data: Bytes, out: Bytes) -> int:
+    if data.size == out.size:  # it would not have become smaller
+        out[:] = data
+        return out.size
+    return len(_imagecodecs().lz4_decode(data, out=out))
+
+
+def _unblosc(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+    # The library takes the length of the data from their header, and reads so many bytes whatever there are.
+    if data.size < 16:
+        raise ValueError("the header is cut short")
+    plain, _, compressed = struct.unpack_from("<III", data.data, 4)
+    if plain != size or compressed > data.size:
+        raise ValueError(f"the header tells of {plain} bytes in {compressed}; there are {data.size} for {size}")
+    return _whole(_imagecodecs().blosc_decode, data, size, numthreads=1)
+
+
+def _unbitshuffle(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+    """Bits of elements together again; the parameters are two of the version, the size of an element, elements of a
+    block or 0, and the compression, which is of each block for itself."""
+    element = values[2]
+    compression = values[4] if len(values) > 4 else 0
+    if compression in (_BITSHUFFLE_LZ4, _BITSHUFFLE_ZSTD):
+        plain, block_bytes = struct.unpack_from(">QI", data.data)
+        if plain != size or size % element or block_bytes % (8 * element) or block_bytes == 0:
+            raise ValueError(f"the header tells of {plain} bytes in blocks of {block_bytes}; they are {size}")
+        library = _imagecodecs().lz4_decode if compression == _BITSHUFFLE_LZ4 else _imagecodecs().zstd_decode
+        data = _unpacked(data, size, block_bytes, size % (8 * element), lambda block, out: len(library(block, out=out)))
+    elif compression == 0 and data.size == size and size % element == 0:
+        block_bytes = element * (values[3] or max(_BITSHUFFLE_LEAST, _BITSHUFFLE_BYTES // element // 8 * 8))
+    else:
+        raise ValueError(f"compression {compression}, {data.size} bytes for {size}")
+    # Bytes, since of an array the library takes the size of an element from there.
+    decoded = _imagecodecs().bitshuffle_decode(data.tobytes(), itemsize=element, blocksize=block_bytes // element)
+    return np.frombuffer(decoded, np.uint8)
+
+
+def _unpacked(data: Bytes, size: int, block_bytes: int, tail: int, unpack: Callable[[Bytes, Bytes], int]) -> Bytes:
+    """Blocks decompressed one by one, each after its length; at the end are `tail` bytes as they were."""
+    out, at = np.empty(size, np.uint8), 0
+    place = 12
+    while at < size - tail:
+        (count,) = struct.unpack_from(">I", data.data, place)
+        place += 4
+        stop = min(at + block_bytes, size - tail)
+        if place + count > data.size or unpack(data[place : place + count], out[at:stop]) != stop - at:
+            raise ValueError("a block is cut short")
+        place, at = place + count, stop
+    if data.size - place != tail:
+        raise ValueError("the end is cut short, or too long")
+    out[at:] = data[place:]
+    return out
+
+
+def _whole(decode: Callable[..., Any], data: Bytes, size: int, **options: int) -> Bytes:
+    decoded: Bytes = decode(data, out=np.empty(size, np.uint8), **options)
+    return decoded
+
+
+# By the filter's number: its name, and a function of the data, the number of bytes they decode to, and the parameters.
+_DECODERS: dict[int, tuple[str, Callable[[Bytes, int, tuple[int, ...]], Bytes]]] = {
+    DEFLATE: ("gzip", _inflate),
+    LZF: ("LZF", _unlzf),
+    BLOSC: ("blosc", _unblosc),
+    LZ4: ("LZ4", _unlz4),
+    BITSHUFFLE: ("bitshuffle", _unbitshuffle),
+    ZSTD: ("zstd", _unzstd),
+}
