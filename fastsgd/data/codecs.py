@@ -26,6 +26,7 @@ _NAMES = {
     4: "szip",
     5: "nbit",
     6: "scaleoffset",
+    305: "lzo",
     307: "bzip2",
     32001: "blosc",
     32004: "lz4",
@@ -33,7 +34,10 @@ _NAMES = {
     32013: "zfp",
     32015: "zstd",
     32017: "sz",
+    32018: "fcidecomp",
+    32024: "sz3",
     32026: "blosc2",
+    32028: "sperr",
 }  # by the registry of the HDF Group
 
 

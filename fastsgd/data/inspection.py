@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastsgd.data.arrays import storage_dtype
+from fastsgd.data.conventions import unfit
 from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.errors import DataError
 
@@ -95,5 +96,6 @@ def _report(name: str, item: Any) -> DatasetReport:
             storage_dtype(dtype, name)
         except DataError as error:
             problem = str(error).removeprefix(f"{name} ").partition(";")[0]
+        problem = problem or unfit(item)
     nbytes = item.size * dtype.itemsize if item.size else 0
     return DatasetReport(name, shape, str(dtype), item.chunks, filters, nbytes, stored_bytes, problem)

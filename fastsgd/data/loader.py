@@ -30,6 +30,7 @@ TargetCheck = Callable[[NDArray[np.generic]], "tuple[int, str] | None"]
 
 
 _ROWS_A_THREAD = 8192  # ordered and gathered in about the time that a thread takes to start
+_COMPARED = 1 << 16  # values at a time, so that the outcome takes little memory
 
 
 def _where_they_lie(rows: Rows, dtype: np.dtype[Any]) -> Slab:
@@ -38,6 +39,17 @@ def _where_they_lie(rows: Rows, dtype: np.dtype[Any]) -> Slab:
     assert x is not None
     none = np.empty((len(x), 0), dtype)
     return Slab(x, none if y is None else y, none.reshape(-1) if weight is None else weight[:, 0])
+
+
+def _first_equal(part: NDArray[np.generic], value: np.generic) -> tuple[int, int]:
+    """Row and column of the first element of that value, or -1 and -1."""
+    step = max(1, _COMPARED // part.shape[1])
+    for start in range(0, len(part), step):
+        equal = part[start : start + step] == value
+        if equal.any():
+            row, column = np.argwhere(equal)[0].tolist()
+            return start + row, column
+    return -1, -1
 
 
 class Loader:
@@ -150,12 +162,22 @@ class Loader:
     def _check(self, block: Block, rows: Rows) -> None:
         """Raise DataError for the first value that cannot be trained on, named by file, dataset, row and column."""
         for name, part in rows._asdict().items():
-            position = -1 if part is None else self._first_unfit(part)
+            if part is None:
+                continue
+            position = self._first_unfit(part)
             if position >= 0:
                 row, column = divmod(position, part.shape[1])
                 value, where = part[row, column], self.dataset.locate(name, block.source_row(row), column)
                 rule = f"too large for {self.dtype}" if np.isfinite(value) else "every value must be a finite number"
                 raise DataError(f"{where} is {value}; {rule}")
+            for columns, missing in self.dataset.missing_values(name, block.source_row(0)):
+                row, column = _first_equal(part[:, columns], missing)
+                if row >= 0:
+                    where = self.dataset.locate(name, block.source_row(row), columns.start + column)
+                    raise DataError(
+                        f"{where} is {missing}, which stands for a missing value (_FillValue, missing_value, or "
+                        "netCDF's own); leave such rows out of the file, or put values there"
+                    )
         if self._check_target is not None and rows.y is not None:
             wrong = self._check_target(rows.y)
             if wrong is not None:
