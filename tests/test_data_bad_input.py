@@ -145,7 +145,7 @@ class TestFiles:
         ("ragged", ["dataset 'ragged' holds text or objects"]),
         ("complex", ["dataset 'complex' holds complex128; fastsgd reads integers"]),
         ("wide_float", ["dataset 'wide_float' holds float128; fastsgd reads"]),
-        ("time", ["dataset 'time' cannot be read", "TypeTimeID"]),
+        ("time", ["dataset 'time' is of a type that NumPy does not have", "TypeTimeID"]),
         ("cube", ["dataset 'cube' has shape (8, 2, 2); it has one axis, or two: (rows, columns)"]),
         ("scalar", ["dataset 'scalar' has shape (); it has one axis, or two"]),
         ("empty", ["dataset 'empty' has shape None"]),

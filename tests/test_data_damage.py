@@ -76,16 +76,6 @@ def test_a_shuffle_of_nothing_is_damage():
             undo((Filter(SHUFFLE, values),), 0, np.zeros(12, np.uint8), 12)
 
 
-def test_a_filter_that_is_not_there_is_named(tmp_path):
-    with h5py.File(tmp_path / "f.h5", "w") as file:
-        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        plist.set_chunk((10, 3))
-        plist.set_filter(305, h5py.h5z.FLAG_OPTIONAL, (3,))
-        h5py.h5d.create(file.id, b"X", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((20, 3)), plist)
-    with pytest.raises(DataError, match=r"'X' was written with the filter 'lzo'.*pip install hdf5plugin"):
-        HDF5Dataset(tmp_path / "f.h5", "X")
-
-
 def test_a_file_that_is_being_written_is_refused(tmp_path):
     path = write_rows(tmp_path / "w.h5", 50)
     code = f"import h5py, sys; file = h5py.File({str(path)!r}, 'r+'); print('open', flush=True); sys.stdin.read()"

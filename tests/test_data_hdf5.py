@@ -97,6 +97,8 @@ def test_attributes(tmp_path):
         # Not chunked: a MiB of whole rows, not of a column.
         ({"a": None}, "a", 40_000),
         (dict.fromkeys("abcdefghij"), list("abcdefghij"), 2**20 // 80),
+        # Of many columns, 16 KiB of each.
+        (dict.fromkeys(map(str, range(100))), list(map(str, range(100))), 2**14 // 8),
     ],
 )
 def test_chunk_rows(tmp_path, chunks, features, chunk_rows):

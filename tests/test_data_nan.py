@@ -139,6 +139,26 @@ def test_a_wrong_label_is_named_by_its_place_in_the_file(tmp_path):
             trainer.fit(dataset)
 
 
+def test_values_that_stand_for_missing_ones(tmp_path):
+    x, _, weight, _ = table(0)
+    labels = np.arange(ROWS)[:, None] % 100
+    x[[3, 500], [0, 4]], labels[7000] = -999, 255
+    write(tmp_path / "m.h5", x, labels.astype("u1"), weight)
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file["X"].attrs["_FillValue"], file["y"].attrs["missing_value"] = np.float32(-999), np.uint8(255)
+    dataset = HDF5Dataset(tmp_path / "m.h5", "X", "y", weight="w", nan="skip")
+    found = joined(dataset.batches(32, shuffle=False))
+    kept = np.delete(np.arange(ROWS), [3, 500, 7000])
+    np.testing.assert_array_equal(found[0], x[kept])
+    np.testing.assert_array_equal(found[1], labels[kept])
+    zeroed = HDF5Dataset(tmp_path / "m.h5", "X", nan="zero")
+    np.testing.assert_array_equal(joined(zeroed.batches(32, shuffle=False))[0], np.where(x == -999, 0, x))
+    with pytest.raises(fs.DataError, match=r"'y', row 7000, column 0 is 255, which stands for a missing value"):
+        list(HDF5Dataset(tmp_path / "m.h5", "X", "y", nan="zero").batches(32))
+    with pytest.raises(fs.DataError, match=r"'X', row 3, column 0 is -999.0, which stands for.*nan=\"zero\" would"):
+        list(HDF5Dataset(tmp_path / "m.h5", "X").batches(32))
+
+
 def test_another_policy_is_refused(tmp_path):
     x, y, weight, _ = table()
     for nan in ("drop", None):

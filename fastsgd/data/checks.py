@@ -61,15 +61,16 @@ class RowCheck:
         DataError
             For the first value that cannot be trained on, named by file, dataset, row and column.
         """
-        nan, kept = self._dataset.nan, None
-        if nan == "zero" and self._first_unfit(rows.x) >= 0:
-            rows = rows._replace(x=self._zeroed(rows.x))
-        if nan == "skip":
-            kept = self._fit_rows(rows)
-        if kept is None:
-            self._require_fit(block, rows)
-        else:
+        kept = None
+        unfit = {name: part for name, part in rows._asdict().items() if self._first_unfit(block, name, part) >= 0}
+        if unfit and self._dataset.nan == "skip":
+            kept = self._fit_rows(block, unfit)
             rows = rows.each(lambda part: self._only(part, kept))
+        elif unfit:
+            if self._dataset.nan == "zero" and "x" in unfit:
+                rows = rows._replace(x=self._zeroed(block, unfit.pop("x")))
+            for name, part in unfit.items():
+                raise DataError(self._about(block, name, part))
         if self._check_target is not None and rows.y is not None:
             wrong = self._check_target(rows.y)
             if wrong is not None:
@@ -77,45 +78,62 @@ class RowCheck:
                 raise DataError(f"{self._dataset.locate('y', block.source_row(row), 0)}: {wrong[1]}")
         return rows
 
-    def _require_fit(self, block: Block, rows: Rows) -> None:
-        for name, part in rows._asdict().items():
-            position = -1 if part is None else self._first_unfit(part)
-            if position >= 0:
-                row, column = divmod(position, part.shape[1])
-                value, where = part[row, column], self._dataset.locate(name, block.source_row(row), column)
-                rule = f"too large for {self._dtype}" if np.isfinite(value) else "every value must be a finite number"
-                zero = ', nan="zero" would put 0 in its place' if name == "x" else ""
-                raise DataError(f'{where} is {value}; {rule} (nan="skip" would leave the row out{zero})')
+    def _about(self, block: Block, name: str, part: NDArray[np.generic]) -> str:
+        """What is wrong with the first unfit value of a part."""
+        row, column = divmod(self._first_unfit(block, name, part), part.shape[1])
+        value, where = part[row, column], self._dataset.locate(name, block.source_row(row), column)
+        if not np.isfinite(value):
+            rule = "every value must be a finite number"
+        elif part.dtype.kind == "f" and abs(value) > np.finfo(self._dtype).max:
+            rule = f"too large for {self._dtype}"
+        else:
+            where = f"{where} is {value}, which stands for a missing value"
+            return f"{where} (_FillValue, missing_value, or netCDF's own); {self._way_out(name)}"
+        return f"{where} is {value}; {rule}; {self._way_out(name)}"
 
-    def _first_unfit(self, part: NDArray[np.generic]) -> int:
-        """Position of the first value that is not finite, or would not be in the dtype of the slabs, or -1."""
+    def _way_out(self, name: str) -> str:
+        zero = ', nan="zero" would put 0 in its place' if name == "x" else ""
+        return f'nan="skip" would leave the row out{zero}'
+
+    def _first_unfit(self, block: Block, name: str, part: NDArray[np.generic] | None) -> int:
+        """Position of the first value that is not finite, or would not be in the dtype of the slabs, or else of one
+        that stands for a missing value; or -1."""
         from fastsgd.kernels.rows import first_nonfinite
 
-        if part.dtype.kind != "f":
+        if part is None:
             return -1
-        values = part.reshape(-1)
-        position = int(first_nonfinite(values))
-        if position < 0 and values.itemsize > self._dtype.itemsize:
-            limit = float(np.finfo(self._dtype).max)
-            if float(values.max()) > limit or float(values.min()) < -limit:
-                position = int(np.argmax(np.abs(values) > limit))
-        return position
+        if part.dtype.kind == "f":
+            values = part.reshape(-1)
+            position = int(first_nonfinite(values))
+            if position >= 0:
+                return position
+            if values.itemsize > self._dtype.itemsize:
+                limit = float(np.finfo(self._dtype).max)
+                if float(values.max()) > limit or float(values.min()) < -limit:
+                    return int(np.argmax(np.abs(values) > limit))
+        for columns, missing in self._dataset.missing_values(name, block.source_row(0)):
+            for start in range(0, len(part), _TOGETHER):
+                equal = part[start : start + _TOGETHER, columns] == missing
+                if equal.any():
+                    row, column = np.argwhere(equal)[0].tolist()
+                    return int((start + row) * part.shape[1] + columns.start + column)
+        return -1
 
-    def _fitness(self, part: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
-        """Which values of some rows are fit, for all rows."""
-        limit = min(float(np.finfo(dtype.type).max) for dtype in (part.dtype, self._dtype))
+    def _fitness(self, block: Block, name: str, part: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
+        """Which values of a part are fit, some rows after the other."""
+        limit = min(float(np.finfo(dtype.type).max) for dtype in (part.dtype, self._dtype) if dtype.kind == "f")
         for start in range(0, len(part), _TOGETHER):
             some = slice(start, start + _TOGETHER)
-            yield some, np.abs(part[some]) <= limit
+            fit = np.abs(part[some]) <= limit if part.dtype.kind == "f" else np.ones(part[some].shape, np.bool_)
+            for columns, missing in self._dataset.missing_values(name, block.source_row(0)):
+                fit[:, columns] &= part[some, columns] != missing
+            yield some, fit
 
-    def _fit_rows(self, rows: Rows) -> NDArray[np.bool_] | None:
-        """A mask of the rows with fit values only, or None where all are."""
-        unfit = [part for part in rows if part is not None and self._first_unfit(part) >= 0]
-        if not unfit:
-            return None
-        kept = np.ones(len(rows.x), np.bool_)
-        for part in unfit:
-            for some, fit in self._fitness(part):
+    def _fit_rows(self, block: Block, unfit: dict[str, NDArray[np.generic]]) -> NDArray[np.bool_]:
+        """A mask of the rows whose values are fit in all of some parts."""
+        kept = np.ones(block.n_rows, np.bool_)
+        for name, part in unfit.items():
+            for some, fit in self._fitness(block, name, part):
                 kept[some] &= fit.all(axis=1)
         return kept
 
@@ -129,8 +147,8 @@ class RowCheck:
             at += len(some)
         return out[:at]
 
-    def _zeroed(self, part: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _zeroed(self, block: Block, part: NDArray[np.generic]) -> NDArray[np.generic]:
         out = part.copy() if self._dataset.lends_views else part
-        for some, fit in self._fitness(out):
+        for some, fit in self._fitness(block, "x", out):
             out[some][~fit] = 0
         return out

@@ -33,7 +33,10 @@ _NAMES = {
     32013: "zfp",
     32015: "zstd",
     32017: "sz",
+    32018: "fcidecomp",
+    32024: "sz3",
     32026: "blosc2",
+    32028: "sperr",
 }  # by the registry of the HDF Group
 
 

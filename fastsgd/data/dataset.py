@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING
 
@@ -99,6 +99,11 @@ class Dataset(ABC):
     @abstractmethod
     def locate(self, part: str, row: int, column: int) -> str:
         """How to name an element of "x", "y" or "weight" in an error: file, dataset, row, column."""
+
+    def missing_values(self, part: str, row: int) -> Sequence[tuple[slice, np.generic]]:
+        """Columns of "x", "y" or "weight", and a value that says there is none in them, for rows of the file that
+        holds a source row."""
+        return ()
 
     def held(self) -> Rows | None:
         """The rows as they lie in memory already, if they do."""

@@ -18,12 +18,16 @@ from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.chunks import PIECE_BYTES, Layout
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.dataset import Dataset
-from fastsgd.data.readers import Fingerprint, OpenFile, Placement, Work, yield_to_others
+from fastsgd.data.readers import JOB_BYTES, Fingerprint, OpenFile, Placement, Work, yield_to_others
 from fastsgd.data.schema import READ_ERRORS, Column, Path, expand, find_columns, opened
+from fastsgd.data.sources import source_files
 from fastsgd.errors import DataError
 
 # Rows of a dataset that is not chunked are read this many bytes at a time.
 _CONTIGUOUS_BYTES = 1 << 20
+# And this many of each of several datasets: 200 columns took eleven times as long as one dataset of them at 5 kB, and
+# four times so.
+_LEAST_OF_EACH = 1 << 14
 # Files that stay open for reading. To open one takes as long as to read a block; blocks come from all files in turn.
 # More than blocks are ever read ahead: the files of those must stay open.
 _OPEN_FILES = 32
@@ -50,7 +54,7 @@ class HDF5Dataset(Dataset):
         A file, several of one schema, or a glob pattern (its files in sorted order).
     features : str or list of str
         HDF5 path of a 1-D or 2-D dataset, or several to be joined column-wise; ``"table::field"`` names a field of a
-        compound dataset.
+        compound dataset. A matrix of a MAT-file (v7.3) has the rows that it has in MATLAB, and a vector is a column.
     target, weight : str or list of str, optional
         Likewise; a weight is one column.
     nan : {"error", "skip", "zero"}
@@ -79,12 +83,15 @@ class HDF5Dataset(Dataset):
         self._specs |= {"y": _listed(target, "target")} if target is not None else {}
         self._specs |= {"weight": _listed(weight, "weight")} if weight is not None else {}
         found: list[dict[str, tuple[Column, ...]]] = []
-        self._fingerprints: list[Fingerprint] = []
+        self._fingerprints: list[dict[str, Fingerprint]] = []  # of each file, and of others that its values lie in
         self._layouts: list[dict[str, Layout | str]] = [{} for _ in self.paths]
         for file_path in self.paths:
             with opened(file_path) as file:
-                self._fingerprints.append(Fingerprint.of(file.id.get_vfd_handle()))
+                fingerprints = {file_path: Fingerprint.of(file.id.get_vfd_handle())}
                 found.append(find_columns(file, file_path, self._specs))
+                for name in dict.fromkeys(column.path for columns in found[-1].values() for column in columns):
+                    fingerprints |= {other: Fingerprint.of(other) for other in source_files(file[name], file_path)}
+                self._fingerprints.append(fingerprints)
             _require_same_schema(self.paths[0], found[0], file_path, found[-1])
         self._parts = {name: _part([columns[name] for columns in found]) for name in self._specs}
         if "weight" in self._parts and self._parts["weight"].width != 1:
@@ -98,8 +105,11 @@ class HDF5Dataset(Dataset):
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._spans = np.array([[0, self._starts[-1]]], np.int64)
         chunk_rows = max(column.chunk_rows for columns in found for column in columns["x"])
-        self.chunk_rows = chunk_rows or min(max(lengths), max(1, _CONTIGUOUS_BYTES // self.row_bytes))
+        datasets = len({column.path for column in self._columns()})
+        block_bytes = max(_CONTIGUOUS_BYTES, _LEAST_OF_EACH * datasets)
+        self.chunk_rows = chunk_rows or min(max(lengths), max(1, block_bytes // self.row_bytes))
         self._found = [column for columns in found for part in columns.values() for column in part]
+        self._missing = [{name: _missing(part) for name, part in columns.items()} for columns in found]
 
     def _name(self) -> str:
         return self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
@@ -119,6 +129,9 @@ class HDF5Dataset(Dataset):
                 break
             column -= source.width
         return f"{self.paths[index]}: dataset {source.name!r}, row {row}, column {column}"
+
+    def missing_values(self, part: str, row: int) -> Sequence[tuple[slice, np.generic]]:
+        return self._missing[self.place(row)[0]][part]
 
     def _columns(self) -> list[Column]:
         return [column for part in self._parts.values() for column in part.columns]
@@ -157,6 +170,7 @@ class HDF5Dataset(Dataset):
     def cache_bytes(self) -> int:
         """Bytes of the chunk cache of each HDF5 dataset: a block's worth for all that are open at once."""
         datasets = len({column.path for column in self._columns()}) * min(len(self.paths), _OPEN_FILES)
+        datasets *= max(map(len, self._fingerprints))  # HDF5 keeps all sources of a virtual one open
         return self.unit_rows() * self.row_bytes // datasets
 
     def reading_bytes(self, rows: int) -> int:
@@ -175,13 +189,16 @@ class HDF5Dataset(Dataset):
 
     def require_unchanged(self, index: int, file: OpenFile) -> None:
         """Raise DataError unless a file is still as it was found: rows of two versions must not be mixed."""
-        before, now = self._fingerprints[index], Fingerprint.of(file.descriptor)
-        if now != before:
-            cut = "it was cut short" if now.size < before.size else "it was written to since it was first looked at"
-            raise DataError(
-                f"{self.paths[index]} has changed: {self._other_schema(index, file) or cut}; make the dataset again, "
-                "when nothing writes to the file any more"
-            )
+        for path, before in self._fingerprints[index].items():
+            own = path == self.paths[index]
+            now = Fingerprint.of(file.descriptor) if own else Fingerprint.of_any(path)
+            if now != before:
+                written = "it was written to since it was first looked at"
+                what = "it is gone" if now is None else "it was cut short" if now.size < before.size else written
+                raise DataError(
+                    f"{path} has changed: {(own and self._other_schema(index, file)) or what}; make the dataset "
+                    "again, when nothing writes to the file any more"
+                )
 
     def _other_schema(self, index: int, file: OpenFile) -> str | None:
         """How the columns of a file differ from those that it had, if they do."""
@@ -280,11 +297,15 @@ class _Reading:
         self._rows = rows
         self._work = work
         self._check = check
-        self._left = itertools.count(len(work.decoding), -1)
+        jobs, size = work.decoding, sum(part.nbytes for part in rows if part is not None)
+        # Each is worth a thread as far as its dataset knows; of many narrow ones, several together are.
+        together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
+        self._shares = [jobs[at : at + together] for at in range(0, len(jobs), together)]
+        self._left = itertools.count(len(self._shares), -1)
 
     def start(self, pool: ThreadPoolExecutor) -> Callable[[], Rows]:
         """Let others decode; what is returned does the rest and waits for them."""
-        started = [self._file.started(pool.submit(self._do, job)) for job in self._work.decoding]
+        started = [self._file.started(pool.submit(self._do, *jobs)) for jobs in self._shares]
         return partial(self._result, started)
 
     def _do(self, *jobs: Callable[[], None]) -> None:
@@ -337,6 +358,15 @@ def _require_same_schema(
                     f"{path} and {other} differ: {column.name!r} has {column.width} columns there, {twin.width} here; "
                     "files that are read as one table have one schema"
                 )
+
+
+def _missing(columns: tuple[Column, ...]) -> list[tuple[slice, np.generic]]:
+    ends = itertools.accumulate(column.width for column in columns)
+    return [
+        (slice(end - column.width, end), value)
+        for column, end in zip(columns, ends, strict=True)
+        for value in column.missing
+    ]
 
 
 def _part(columns_by_file: list[tuple[Column, ...]]) -> Part:

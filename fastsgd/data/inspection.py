@@ -10,6 +10,7 @@ from typing import Any
 from fastsgd.data.arrays import storage_dtype
 from fastsgd.data.clustering import advice, sample
 from fastsgd.data.codecs import filter_name
+from fastsgd.data.conventions import unfit
 from fastsgd.data.hdf5 import HDF5Dataset
 from fastsgd.data.loader import Loader
 from fastsgd.data.schema import READ_ERRORS, opened
@@ -176,5 +177,6 @@ def _report(name: str, item: Any) -> DatasetReport:
             storage_dtype(dtype, name)
         except DataError as error:
             problem = str(error).removeprefix(f"{name} ").partition(";")[0]
+        problem = problem or unfit(item)
     nbytes = item.size * dtype.itemsize if item.size else 0
     return DatasetReport(name, shape, str(dtype), item.chunks, filters, nbytes, stored_bytes, problem)

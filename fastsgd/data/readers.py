@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from fastsgd.data.chunks import Layout, NotDirectError, Piece, find_layout
 from fastsgd.data.codecs import undo, unshuffled
 from fastsgd.data.compressors import DamagedChunkError
+from fastsgd.data.conventions import is_transposed
 from fastsgd.data.schema import READ_ERRORS, opened
 
-_JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
+JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
 _SAMPLE_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
 _KEPT_BYTES = 1 << 22  # of scratch memory of a thread
@@ -87,11 +88,12 @@ class _ThroughHDF5:
 
     def __init__(self, dataset: Any, placements: Sequence[Placement]) -> None:
         self._placements = placements
+        self._transposed = is_transposed(dataset)
         fields = list(dict.fromkeys(placement.field for placement in placements))
         self._dataset = dataset if fields == [None] else dataset.fields(fields)
 
     def read(self, first: int, last: int, outs: Outs, work: Work) -> None:
-        values = self._dataset[first:last]
+        values = self._dataset[:, first:last].T if self._transposed else self._dataset[first:last]
         if values.ndim == 1:
             values = values.reshape(-1, 1)
         _place(values, self._placements, 0, outs, 0)
@@ -131,7 +133,7 @@ class Direct:
             work.reading.append(partial(self._read_pieces, pieces, first, outs))
             return
         size = self._layout.chunk[0] * self._layout.chunk[1] * self._layout.stored.itemsize
-        step = -(-_JOB_BYTES // size)
+        step = -(-JOB_BYTES // size)
         for at in range(0, len(pieces), step):
             work.decoding.append(partial(self._read_pieces, pieces[at : at + step], first, outs))
 
@@ -205,6 +207,14 @@ class Fingerprint(NamedTuple):
         found = os.stat(file)
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
+    @classmethod
+    def of_any(cls, path: str) -> Fingerprint | None:
+        """Of a file that may be there no longer."""
+        try:
+            return cls.of(path)
+        except OSError:
+            return None
+
 
 class OpenFile:
     """A file, open until it is closed, and its datasets.
@@ -271,6 +281,8 @@ def _checked_layout(dataset: Any, descriptor: int, path: str) -> Layout | str:
     Raises DamagedChunkError or OSError where the file is damaged. HDF5 is asked after that: it gives fill values or
     what lies in memory where chunks are missing or short, and crashes where one is shorter than its checksum.
     """
+    if is_transposed(dataset):
+        return "MATLAB stored its rows as columns"
     try:
         layout = find_layout(dataset, os.fstat(descriptor).st_size)
     except NotDirectError as error:

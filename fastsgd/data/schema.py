@@ -16,6 +16,7 @@ import numpy as np
 
 from fastsgd.data.arrays import storage_dtype
 from fastsgd.data.codecs import filter_name
+from fastsgd.data.conventions import contents, is_internal, is_transposed, missing_values, of_group, unfit
 from fastsgd.errors import DataError
 
 Path = str | os.PathLike[str]
@@ -23,6 +24,10 @@ Path = str | os.PathLike[str]
 # What h5py raises for a damaged file, a missing filter, or a type that NumPy does not have.
 READ_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 _LISTED = 8  # names in a message
+# Filters by their number: what the package hdf5plugin brings, and what PyTables keeps to itself.
+_OF_HDF5PLUGIN = {307, 32001, 32004, 32008, 32013, 32015, 32017, 32018, 32024, 32026, 32028}
+_LZO = 305
+_COMPLEX = (("real", "imag"), ("r", "i"))  # as MATLAB and others store them
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Column:
         0 where there are none.
     stored_row_bytes : int
         Bytes of a row in the file, of a table all its fields.
+    missing : tuple of scalars
+        Values that say there is none, of the dtype `stored`.
     """
 
     path: str
@@ -54,6 +61,7 @@ class Column:
     chunk_rows: int
     decode_bytes: int
     stored_row_bytes: int
+    missing: tuple[np.generic, ...]
 
     @property
     def name(self) -> str:
@@ -89,11 +97,16 @@ def expand(path: Path | Sequence[Path]) -> list[str]:
 def nearest(name: str, names: Sequence[str]) -> list[str]:
     """The names that one was perhaps meant to be: alike, of other case, or in another group; else the first few."""
     folded = name.strip("/").casefold()
-    last = folded.rpartition("/")[2]
-    same = [other for other in names if other.casefold().rpartition("/")[2] == last]
+    last = _last(folded)
+    same = [other for other in names if _last(other.casefold()) == last]
     alike = difflib.get_close_matches(folded, [other.casefold() for other in names], n=3, cutoff=0.5)
     near = same + [other for match in alike for other in names if other.casefold() == match and other not in same]
     return near[:_LISTED] or list(names[:_LISTED])
+
+
+def _last(name: str) -> str:
+    """A dataset's name without its groups, or that of a field."""
+    return name.replace("::", "/").rpartition("/")[2]
 
 
 @contextmanager
@@ -156,45 +169,67 @@ def find_columns(file: Any, path: str, specs: dict[str, list[str]]) -> dict[str,
     columns = [column for part in found.values() for column in part]
     for column in columns[1:]:
         if column.rows != columns[0].rows:
+            hint = ""
+            for one, other in ((column, columns[0]), (columns[0], column)):
+                if one.width == other.rows:
+                    hint = f"; {one.name!r} has {one.width} columns: R and Julia store a matrix so, save its transpose"
             raise DataError(
                 f"{path}: {columns[0].name!r} has {columns[0].rows} rows, {column.name!r} has {column.rows}; "
-                "they need the same number"
+                f"they need the same number{hint}"
             )
     return found
 
 
 def _column(file: Any, path: str, spec: str) -> Column:
     name, _, field = spec.partition("::")
+    what = f"{path}: dataset {name!r}"
     try:
         item = _find(file, path, name)
-        _require_sources(item, path)
+        dtype = _numpy_dtype(item, what)
+        shape, chunks, turned = item.shape, item.chunks, item.shape is not None and is_transposed(item)
+        reason, missing = unfit(item), missing_values(item)
         plist = item.id.get_create_plist()
-        dtype, shape, chunks = item.dtype, item.shape, item.chunks
         filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
     except DataError:
         raise
     except READ_ERRORS as error:
-        raise DataError(f"{path}: dataset {name!r} cannot be read ({error}); the file may be damaged") from error
+        raise DataError(f"{what} cannot be read ({error}); the file may be damaged") from error
+    if reason is not None:
+        raise DataError(f"{what} {reason}")
     for number, _, _, given in filters:
         if not _filter_available(number):
             raise DataError(
-                f"{path}: dataset {name!r} was written with the filter {filter_name(number, given)!r}, which HDF5 does "
-                "not have here; install it with: pip install hdf5plugin"
+                f"{what} was written with the filter {filter_name(number, given)!r}, which HDF5 does not have here; "
+                f"{_way_to_filter(number)}"
             )
     if shape is None or len(shape) not in (1, 2):
-        raise DataError(f"{path}: dataset {name!r} has shape {shape}; it has one axis, or two: (rows, columns)")
+        raise DataError(f"{what} has shape {shape}; it has one axis, or two: (rows, columns)")
+    if turned:
+        shape, chunks = shape[::-1], chunks and chunks[::-1]
     width = 1 if len(shape) == 1 else shape[1]
     decode_bytes = 3 * math.prod(chunks) * dtype.itemsize if filters else 0
     stored_row_bytes = width * dtype.itemsize
     if dtype.names is not None:
-        dtype, width = _field(dtype, field, len(shape), f"{path}: dataset {name!r}", name)
+        dtype, width = _field(dtype, field, len(shape), what, name)
     elif field:
-        raise DataError(f"{path}: dataset {name!r} has no fields, so no {field!r}; name it as {name!r}")
+        raise DataError(f"{what} has no fields, so no {field!r}; name it as {name!r}")
     if shape[0] == 0 or width == 0:
         raise DataError(f"{path}: dataset {spec!r} has shape {shape}; it needs at least one row and one column")
     held = storage_dtype(dtype, f"{path}: dataset {spec!r}")
     chunk_rows = min(chunks[0], shape[0]) if chunks else 0
-    return Column(name, field or None, width, dtype, held, shape[0], chunk_rows, decode_bytes, stored_row_bytes)
+    return Column(
+        name, field or None, width, dtype, held, shape[0], chunk_rows, decode_bytes, stored_row_bytes, missing
+    )
+
+
+def _numpy_dtype(dataset: Any, what: str) -> np.dtype[Any]:
+    try:
+        return dataset.dtype  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{what} is of a type that NumPy does not have ({error}); fastsgd reads integers, booleans and float16, "
+            "float32 or float64"
+        ) from error
 
 
 def _find(file: Any, path: str, name: str) -> Any:
@@ -203,18 +238,29 @@ def _find(file: Any, path: str, name: str) -> Any:
 
     item = file.get(name)
     if item is None:
-        names: list[str] = []
-        file.visititems(lambda other, item: names.append(_text(other)) if isinstance(item, h5py.Dataset) else None)
-        listing = ", ".join(map(repr, nearest(name, names))) or "no datasets at all"
+        listing = ", ".join(map(repr, nearest(name, _names(file)))) or "no datasets at all"
         raise DataError(f"{path}: there is no dataset {name!r}; the file has {listing}")
     if isinstance(item, h5py.Group):
-        inside = [f"{name.rstrip('/')}/{_text(other)}".lstrip("/") for other in item][:_LISTED]
-        raise DataError(
-            f"{path}: {name!r} is a group, not a dataset; it holds {', '.join(map(repr, inside)) or 'nothing'}"
-        )
+        raise DataError(f"{path}: {name!r} is a group, not a dataset{of_group(item, contents(item, name, _LISTED))}")
     if not isinstance(item, h5py.Dataset):
         raise DataError(f"{path}: {name!r} is a named datatype, not a dataset")
     return item
+
+
+def _names(file: Any) -> list[str]:
+    """All datasets, each table followed by its fields."""
+    import h5py
+
+    names: list[str] = []
+
+    def visit(name: str | bytes, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not is_internal(_text(name)):
+            names.append(_text(name))
+            with suppress(TypeError, ValueError):  # of a type that NumPy does not have
+                names.extend(f"{_text(name)}::{field}" for field in item.dtype.names or ())
+
+    file.visititems(visit)
+    return names
 
 
 def _text(name: str | bytes) -> str:
@@ -232,19 +278,19 @@ def _filter_available(number: int) -> bool:
     return bool(h5py.h5z.filter_avail(number))
 
 
-def _require_sources(item: Any, path: str) -> None:
-    """Raise DataError where a virtual dataset lacks a source: HDF5 would read fill values in its place, in silence."""
-    if not item.is_virtual:
-        return
-    for source in item.virtual_sources():
-        name = source.file_name
-        places = [name, os.path.join(os.path.dirname(path), name)]
-        if name != "." and "%" not in name and not any(map(os.path.exists, places)):
-            raise DataError(f"{path}: the virtual dataset {item.name!r} draws on {name!r}, and there is no such file")
+def _way_to_filter(number: int) -> str:
+    """Where to get a filter, or how to do without."""
+    if number in _OF_HDF5PLUGIN:
+        return "install it with: pip install hdf5plugin"
+    if number == _LZO:
+        return "rewrite the file where PyTables is installed: ptrepack --complib=zlib OLD.h5 NEW.h5"
+    return "put its plugin where HDF5_PLUGIN_PATH says, or write the file with gzip instead"
 
 
 def _field(dtype: Any, field: str, axes: int, what: str, name: str) -> tuple[Any, int]:
     """The dtype and the columns of a field of a table."""
+    if dtype.names in _COMPLEX:
+        raise DataError(f"{what} holds complex numbers; save their parts, or magnitude and angle, as real ones")
     if axes != 1:
         raise DataError(f"{what} is a table of two axes; one with a single axis can be used")
     if field not in dtype.names:
