@@ -166,21 +166,13 @@ def find_columns(file: Any, path: str, specs: dict[str, list[str]]) -> dict[str,
 def _column(file: Any, path: str, spec: str) -> Column:
     name, _, field = spec.partition("::")
     try:
-        item = _find(file, path, name)
-        _require_sources(item, path)
-        plist = item.id.get_create_plist()
+        item = find_dataset(file, path, name)
+        filters = require_readable(item, path, name)
         dtype, shape, chunks = item.dtype, item.shape, item.chunks
-        filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
     except DataError:
         raise
     except READ_ERRORS as error:
         raise DataError(f"{path}: dataset {name!r} cannot be read ({error}); the file may be damaged") from error
-    for number, _, _, given in filters:
-        if not _filter_available(number):
-            raise DataError(
-                f"{path}: dataset {name!r} was written with the filter {filter_name(number, given)!r}, which HDF5 does "
-                "not have here; install it with: pip install hdf5plugin"
-            )
     if shape is None or len(shape) not in (1, 2):
         raise DataError(f"{path}: dataset {name!r} has shape {shape}; it has one axis, or two: (rows, columns)")
     width = 1 if len(shape) == 1 else shape[1]
@@ -197,18 +189,24 @@ def _column(file: Any, path: str, spec: str) -> Column:
     return Column(name, field or None, width, dtype, held, shape[0], chunk_rows, decode_bytes, stored_row_bytes)
 
 
-def _find(file: Any, path: str, name: str) -> Any:
-    """The h5py dataset of that name."""
+def find_dataset(file: Any, path: str, name: str) -> Any:
+    """The h5py dataset of that name.
+
+    Raises
+    ------
+    DataError
+        If there is none; names the nearest.
+    """
     import h5py
 
     item = file.get(name)
     if item is None:
         names: list[str] = []
-        file.visititems(lambda other, item: names.append(_text(other)) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(lambda other, item: names.append(text_of(other)) if isinstance(item, h5py.Dataset) else None)
         listing = ", ".join(map(repr, nearest(name, names))) or "no datasets at all"
         raise DataError(f"{path}: there is no dataset {name!r}; the file has {listing}")
     if isinstance(item, h5py.Group):
-        inside = [f"{name.rstrip('/')}/{_text(other)}".lstrip("/") for other in item][:_LISTED]
+        inside = [f"{name.rstrip('/')}/{text_of(other)}".lstrip("/") for other in item][:_LISTED]
         raise DataError(
             f"{path}: {name!r} is a group, not a dataset; it holds {', '.join(map(repr, inside)) or 'nothing'}"
         )
@@ -217,9 +215,29 @@ def _find(file: Any, path: str, name: str) -> Any:
     return item
 
 
-def _text(name: str | bytes) -> str:
+def text_of(name: str | bytes) -> str:
     """A name as h5py gives it: in bytes, where it is no UTF-8."""
     return name if isinstance(name, str) else name.decode("utf-8", "replace")
+
+
+def require_readable(item: Any, path: str, name: str) -> list[int]:
+    """The numbers of a dataset's filters.
+
+    Raises
+    ------
+    DataError
+        If HDF5 lacks one of them, or a file that a virtual dataset draws on is not there.
+    """
+    _require_sources(item, path)
+    plist = item.id.get_create_plist()
+    filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+    for number, _, _, given in filters:
+        if not _filter_available(number):
+            raise DataError(
+                f"{path}: dataset {name!r} was written with the filter {filter_name(number, given)!r}, which HDF5 does "
+                "not have here; install it with: pip install hdf5plugin"
+            )
+    return [number for number, _, _, _ in filters]
 
 
 def _filter_available(number: int) -> bool:
