@@ -75,7 +75,7 @@ def convert_files(
     """Write the tables in CSV, Parquet, NPY or NPZ files as one HDF5 file.
 
     The columns become one dataset "X" (rows, columns), those of `target` "y" and that of `weight` "weight"; the
-    attribute ``columns`` of each holds their names. Values that are missing become NaN. Columns without names have their
+    attribute ``columns`` of each holds their names. Values that are missing become NaN. Columns without names have
     numbers, from 0 on; those of an array `a` in an NPZ file are ``a_0``, ``a_1`` and so on, and `a` means all.
 
     Parameters

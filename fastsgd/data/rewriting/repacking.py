@@ -165,7 +165,7 @@ class _Repack:
     def _row_bytes(self, item: Any) -> int:
         kind = self._narrower(item)
         size = item.id.get_type().get_size() if kind is None else kind.itemsize
-        return math.prod(item.shape[1:]) * int(size)
+        return int(math.prod(item.shape[1:]) * size)
 
     def _narrower(self, item: Any) -> np.dtype[Any] | None:
         """The dtype to store a dataset in, where it is of wider floating-point numbers."""

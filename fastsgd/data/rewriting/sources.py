@@ -170,7 +170,8 @@ class _CSV:
                 csv.open_csv(
                     stream,
                     read_options=csv.ReadOptions(block_size=block_bytes, **options),
-                    parse_options=csv.ParseOptions(delimiter=self._delimiter),
+                    # A text may be of several lines, and lie in two blocks.
+                    parse_options=csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
                     convert_options=convert,
                 )
             )
@@ -204,7 +205,8 @@ class _Parquet:
         self._arrow, self._parquet = _arrow(path, "pyarrow"), _arrow(path, "pyarrow.parquet")
         self.nbytes = os.path.getsize(path)
         with self._parquet.ParquetFile(path) as file:
-            schema, self.rows = file.schema_arrow, file.metadata.num_rows
+            schema = file.schema_arrow
+            self.rows: int | None = file.metadata.num_rows
         self.columns = [Column(field.name, field.name, _kind(self._arrow, field.type)) for field in schema]
         self._done = 0
 
@@ -219,7 +221,7 @@ class _Parquet:
                 self._done += batch.num_rows
 
     def position(self) -> int:
-        return self.nbytes * self._done // max(1, self.rows)
+        return self.nbytes * self._done // max(1, self.rows or 0)
 
 
 class _Stored(NamedTuple):
@@ -241,7 +243,7 @@ class _Arrays:
             arrays = self._open(stack)
         if not arrays:
             raise DataError(f"{path}: there is no array in the file")
-        self.rows = arrays[0].shape[0] if arrays[0].shape else 0
+        self.rows: int | None = arrays[0].shape[0] if arrays[0].shape else 0
         self._lengths = {array.name: array.shape[0] if array.shape else None for array in arrays}
         self.columns = [column for array in arrays for column in self._columns(array)]
         self._done = 0
@@ -302,7 +304,7 @@ class _Arrays:
                 self._done = first + rows
 
     def position(self) -> int:
-        return self.nbytes * self._done // max(1, self.rows)
+        return self.nbytes * self._done // max(1, self.rows or 0)
 
 
 class _Archive(_Arrays):
