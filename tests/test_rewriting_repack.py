@@ -54,6 +54,23 @@ def test_values_are_the_same_in_every_storage(tmp_path, options, chunks, filters
             assert item.id.get_offset() is not None
 
 
+@pytest.mark.parametrize("compression", ["gzip", "lzf"])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("dtype", ["f8", ">f4", "f2", ">i2", "u1", "?", "c8", "S5", "f4,>i8", "(2,)f4"])
+def test_compressed_values_of_every_type(tmp_path, dtype, shuffle, compression):
+    values = np.random.default_rng(0).integers(0, 256, (503, 3, 64), np.uint8).view(np.dtype(dtype).base)[..., :4]
+    values = values % 2 == 1 if dtype == "?" else values
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        for name, array in {"flat": values[:, 0, 0], "wide": values[:, 0], "deep": values}.items():
+            chunks = (100, *array.shape[1:-1], 3)[: array.ndim]
+            file.create_dataset(name, data=array, chunks=chunks, compression=compression, shuffle=shuffle)
+    repack_file(tmp_path / "in.h5", tmp_path / "out.h5", memory="150kB")
+    with h5py.File(tmp_path / "in.h5") as before, h5py.File(tmp_path / "out.h5") as after:
+        for name in before:
+            assert after[name].dtype == before[name].dtype
+            assert after[name][()].tobytes() == before[name][()].tobytes()
+
+
 def test_chunks_are_of_a_mebibyte(tmp_path):
     with h5py.File(tmp_path / "in.h5", "w") as file:
         file["X"] = np.zeros((50_000, 100), "f4")

@@ -21,7 +21,7 @@ COMPRESSIONS = ("none", "gzip", "lzf")
 DTYPES = ("float32", "float16")
 _CHUNK_BYTES = 1 << 20
 _LARGEST_CHUNK = (1 << 32) - 1  # that HDF5 allows
-_BLOCK_BYTES = 64 << 20  # that are moved at a time, at most
+_BLOCK_BYTES = 16 << 20  # that are moved at a time, at most: a signal is heard in between
 
 
 def repack_file(
@@ -99,7 +99,7 @@ class _Repack:
         self._storage = storage
         self._chunk_rows = chunk_rows
         self._dtype = dtype
-        self._budget = budget
+        self.budget = budget
         self._path = path
         self._largest_chunk = 0
 
@@ -113,7 +113,7 @@ class _Repack:
                     "chunk may have; choose fewer"
                 )
             if dataset.nbytes:
-                require_budget(self._budget, dataset.name, partial(self._block, dataset, item))
+                require_budget(self.budget, dataset.name, partial(self._block, dataset, item))
 
     def bytes_needed(self, table: Table, source: Any) -> int:
         needed = bytes_beside(source, table)
@@ -140,7 +140,7 @@ class _Repack:
 
     def move(self, rows: Rows, target: Any, step: Callable[[int], None]) -> None:
         dataset, narrow = rows.dataset, self._narrower(rows.item)
-        block = self._block(dataset, rows.item, self._budget)
+        block = self._block(dataset, rows.item, self.budget)
         memory = np.empty((block, dataset.row_bytes), np.uint8)
         raw = RawRows(target)
         for first in range(0, dataset.shape[0], block):
@@ -179,7 +179,7 @@ class _Repack:
     def _block(self, dataset: RowDataset, item: Any, budget: int) -> int:
         """Rows that are moved at a time in so many bytes; 0 where they are too few."""
         # Chunks that are being made: as they lie in the cache, and filtered.
-        left = budget - dataset.decode_bytes - 2 * self._largest_chunk - 2 * self._chunk_bytes(item)
+        left = budget - dataset.decoding(budget)[1] - 2 * self._largest_chunk - 2 * self._chunk_bytes(item)
         row = dataset.row_bytes
         if self._narrower(item) is not None:
             row = 2 * row + self._row_bytes(item)  # as it was, as it will be, and whether each value fits

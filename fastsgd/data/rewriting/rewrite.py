@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.data.codecs import DamagedChunkError
 from fastsgd.data.plan import as_bytes
-from fastsgd.data.readers import Fingerprint
+from fastsgd.data.readers import Direct, Fingerprint, Placement, Work, checked_layout
 from fastsgd.data.rewriting.output import copy_structure, new_file
 from fastsgd.data.rewriting.table import RawRows, RowDataset, Table, find_table
 from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.errors import DataError, MemoryBudgetError
+
+_PART = "rows"
+_READ_BYTES = 16 << 20  # at a time: a signal is heard in between
 
 Progress = Callable[[int, int], None]
 
@@ -50,30 +56,70 @@ class Rewritten:
 
 
 class Rows:
-    """The rows of one dataset of the file that is read, whose errors say which they are."""
+    """The rows of one dataset of the file that is read, whose errors say which they are.
 
-    def __init__(self, path: str, item: Any, dataset: RowDataset) -> None:
+    Chunks that need decoding are read past HDF5, where that is possible, which does one thing at a time.
+    """
+
+    def __init__(self, path: str, item: Any, dataset: RowDataset, budget: int) -> None:
         self.item = item
         self.dataset = dataset
         self._path = path
         self._raw = RawRows(item)
+        self._threads = dataset.decoding(budget)[0]
+        with self._explained(0, dataset.shape[0]):
+            self._direct = _find_direct(item, path) if dataset.decode_bytes and len(dataset.shape) <= 2 else None
 
     def read(self, first: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Rows from `first` on, in `out` (rows, bytes of a row)."""
+        """Rows from `first` on, in `out` (rows, bytes of a row); whole chunks, but for the last."""
+        chunk = self.dataset.chunk_rows
+        step = chunk * max(1, _READ_BYTES // (chunk * self.dataset.row_bytes))
+        for start in range(0, len(out), step):
+            some = out[start : start + step]
+            with self._explained(first + start, len(some)):
+                if self._direct is None:
+                    self._raw.read(first + start, some)
+                else:
+                    self._decode(self._direct, first + start, some)
+        return out
+
+    def _decode(self, direct: Direct, first: int, out: NDArray[np.uint8]) -> None:
+        from fastsgd.kernels.threads import available_threads
+
+        work = Work([], [])
+        direct.read(first, first + len(out), {_PART: out.view(self.item.dtype)}, work)
+        with ThreadPoolExecutor(min(self._threads, available_threads(None))) as pool:
+            for job in [pool.submit(job) for job in work.decoding + work.reading]:
+                job.result()
+
+    @contextmanager
+    def _explained(self, first: int, count: int) -> Iterator[None]:
         try:
-            self._raw.read(first, out)
-        except READ_ERRORS as error:
+            yield
+        except (*READ_ERRORS, DamagedChunkError) as error:
             raise DataError(
-                f"{self._path}: rows {first} to {first + len(out) - 1} of {self.dataset.name!r} cannot be read "
+                f"{self._path}: rows {first} to {first + count - 1} of {self.dataset.name!r} cannot be read "
                 f"({error}); the file is damaged, changed while it was read, or needs a filter plugin"
             ) from error
-        return out
+
+
+def _find_direct(item: Any, path: str) -> Direct | None:
+    """What reads a dataset past HDF5, or None where only HDF5 can."""
+    descriptor = item.file.id.get_vfd_handle()
+    try:
+        layout = checked_layout(item, descriptor, path)
+    except TypeError:  # of a type that NumPy does not have
+        return None
+    if isinstance(layout, str):
+        return None
+    return Direct(descriptor, layout, [Placement(None, _PART, 0, layout.columns)])
 
 
 class Job(Protocol):
     """What happens to the rows."""
 
     passes: int  # in which each byte of the rows is moved
+    budget: int
 
     def prepare(self, table: Table, source: Any) -> None:
         """Raise what speaks against it, before anything is written."""
@@ -129,7 +175,7 @@ def rewrite(
             copy_structure(source, path, target, table, lambda name: job.create(target, source[name], name))
             for dataset in table.datasets:
                 if dataset.nbytes:
-                    job.move(Rows(path, source[dataset.path], dataset), target[dataset.path], step)
+                    job.move(Rows(path, source[dataset.path], dataset, job.budget), target[dataset.path], step)
             if Fingerprint.of(path) != before:
                 raise DataError(f"{path} has changed while it was read; do it again when nothing writes to it any more")
     return Rewritten(

@@ -90,7 +90,7 @@ class _Shuffle:
 
     def __init__(self, seed: int, budget: int, path: str) -> None:
         self._key = rewrite_key(seed)
-        self._budget = budget
+        self.budget = budget
         self._path = path
 
     def prepare(self, table: Table, source: Any) -> None:
@@ -100,7 +100,7 @@ class _Shuffle:
                 "which would stay in their order; bring them into this file first"
             )
         for dataset in table.datasets:
-            require_budget(self._budget, dataset.name, partial(plan_shuffle, dataset))
+            require_budget(self.budget, dataset.name, partial(plan_shuffle, dataset))
 
     def bytes_needed(self, table: Table, source: Any) -> int:
         return table.nbytes + bytes_beside(source, table)
@@ -112,7 +112,7 @@ class _Shuffle:
         return {}
 
     def move(self, rows: Rows, target: Any, step: Callable[[int], None]) -> None:
-        plan = plan_shuffle(rows.dataset, self._budget)
+        plan = plan_shuffle(rows.dataset, self.budget)
         assert plan is not None
         if plan.region >= rows.dataset.shape[0]:
             _shuffle_in_memory(rows, RawRows(target), self._key, plan, step)
@@ -127,8 +127,9 @@ def plan_shuffle(dataset: RowDataset, budget: int) -> Plan | None:
     piece_bytes = width + _INDEX_BYTES
     piece = min(rows, max(1, min(_PIECE_BYTES, budget // 8) // piece_bytes))
     left = budget - piece * piece_bytes
+    decoding = dataset.decoding(budget)[1]
     # All rows in memory.
-    if rows * width + dataset.decode_bytes <= left:
+    if rows * width + decoding <= left:
         return Plan(dataset.whole_chunks(max(piece, dataset.chunk_rows)), rows, piece)
     # In the second pass: the rows of a region, their numbers, and the places that these say.
     region = left // (width + 2 * _INDEX_BYTES)
@@ -136,7 +137,7 @@ def plan_shuffle(dataset: RowDataset, budget: int) -> Plan | None:
     if count > _MOST_REGIONS:
         return None
     # In the first pass: rows as they come and by region, the regions and the order.
-    left = budget - dataset.decode_bytes - 2 * _INDEX_BYTES * count
+    left = budget - decoding - 2 * _INDEX_BYTES * count
     block = dataset.whole_chunks(max(0, left) // (2 * width + _INDEX_BYTES + _REGION_INDEX_BYTES))
     if block // count * width < _WRITE_BYTES:
         return None

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from fastsgd.data.schema import READ_ERRORS, find_dataset, require_readable, text_of
 from fastsgd.errors import DataError
 
+# Threads that decode, at most, and the share of the budget that more than one of them may take.
+_DECODERS, _DECODING_SHARE = 16, 8
+
 GROUP, DATASET, DATATYPE, LINK = "group", "dataset", "datatype", "link"
 
 
@@ -38,7 +41,8 @@ class RowDataset:
     chunk_rows : int
         Rows that are decoded together; 1 where there are no filters, and nothing is decoded.
     decode_bytes : int
-        Bytes that HDF5 takes to decode a chunk, as it is stored and decoded; 0 where there are no filters.
+        Bytes that it takes to decode a chunk: as it is stored, with its bytes shuffled, and whole; 0 where there are no
+        filters.
     """
 
     path: bytes
@@ -51,6 +55,11 @@ class RowDataset:
     @property
     def nbytes(self) -> int:
         return self.shape[0] * self.row_bytes
+
+    def decoding(self, budget: int) -> tuple[int, int]:
+        """Threads that decode chunks, and the bytes that they take together."""
+        threads = max(1, min(_DECODERS, budget // _DECODING_SHARE // max(1, self.decode_bytes)))
+        return threads, threads * self.decode_bytes
 
     def whole_chunks(self, rows: int) -> int:
         """As many rows of at most so many as are whole chunks: no chunk is to be decoded twice. All rows are, too."""
@@ -193,7 +202,7 @@ def _row_dataset(file: Any, path: str, name: bytes) -> RowDataset:
         item.shape,
         math.prod(item.shape[1:]) * size,
         chunk[0] if chunk else 1,
-        2 * math.prod(chunk) * size if chunk else 0,
+        3 * math.prod(chunk) * size if chunk else 0,
     )
 
 
