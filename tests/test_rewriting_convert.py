@@ -262,7 +262,7 @@ def bad_files(folder):
         ("good.csv", {"drop": ["a", "n", "colour", "y"]}, "no column is left"),
         ("good.csv", {"dtype": "int8"}, "dtype is 'int8'"),
         (["good.csv", "other.csv"], {"drop": ["colour"]}, "good.csv and .*other.csv differ .*: 'colour' and 'farbe'"),
-        (["good.csv", "ragged.csv"], {"drop": ["colour"]}, "differ"),
+        (["good.csv", "huge.csv"], {"drop": ["colour"]}, "differ"),
         ("none.parquet", {}, "none.parquet: "),
         ("none.npy", {}, "none.npy: "),
         ("none.npz", {}, "none.npz: "),

@@ -56,9 +56,9 @@ def test_values_are_the_same_in_every_storage(tmp_path, options, chunks, filters
 
 @pytest.mark.parametrize("compression", ["gzip", "lzf"])
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("dtype", ["f8", ">f4", "f2", ">i2", "u1", "?", "c8", "S5", "f4,>i8", "(2,)f4"])
+@pytest.mark.parametrize("dtype", ["f8", ">f4", "f2", ">i2", "u1", "?", "c8", "S5", "f4,>i8", "(2,)f4,i1"])
 def test_compressed_values_of_every_type(tmp_path, dtype, shuffle, compression):
-    values = np.random.default_rng(0).integers(0, 256, (503, 3, 64), np.uint8).view(np.dtype(dtype).base)[..., :4]
+    values = np.random.default_rng(0).integers(0, 256, (503, 3, 360), np.uint8).view(dtype)[..., :4]
     values = values % 2 == 1 if dtype == "?" else values
     with h5py.File(tmp_path / "in.h5", "w") as file:
         for name, array in {"flat": values[:, 0, 0], "wide": values[:, 0], "deep": values}.items():
@@ -241,7 +241,7 @@ def test_a_value_that_is_too_large_is_named(tmp_path):
 )
 def test_options_that_cannot_be(tmp_path, options, message):
     with h5py.File(tmp_path / "in.h5", "w") as file:
-        file.create_dataset("X", (2**32,), chunks=(10**6,))
+        file.create_dataset("X", (2**32,), "f4", chunks=(10**6,))
     with pytest.raises(DataError, match=message):
         repack_file(tmp_path / "in.h5", tmp_path / "out.h5", **options)
 
@@ -264,9 +264,9 @@ def test_memory_stays_within_the_budget(tmp_path):
 @pytest.mark.parametrize("rewrite", [repack_file, shuffle_file])
 def test_room_is_asked_for_first(tmp_path, rewrite):
     with h5py.File(tmp_path / "in.h5", "w") as file:
-        file.create_dataset("X", (10**12, 100), "f4", chunks=(1000, 100))
+        file.create_dataset("X", (10**10, 100), "f4", chunks=(1000, 100))
     (tmp_path / "out.h5").write_bytes(b"old")
-    with pytest.raises(OSError, match=r"400000.0 GB are needed, \d+\.\d GB are free") as error:
+    with pytest.raises(OSError, match=r"4000.0 GB are needed, \d+\.\d GB are free") as error:
         rewrite(tmp_path / "in.h5", tmp_path / "out.h5")
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "out.h5"))
     assert (tmp_path / "out.h5").read_bytes() == b"old"

@@ -77,7 +77,7 @@ def test_rows_of_every_kind_in_one_order(tmp_path, rows, seed):
     "options",
     [
         {},
-        {"chunks": (1000, 3), "compression": "gzip"},
+        {"chunks": (500, 3), "compression": "gzip"},
         {"chunks": (777, 2), "compression": "lzf", "shuffle": True},
         {"chunks": (5, 3)},
     ],
