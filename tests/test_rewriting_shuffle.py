@@ -126,8 +126,7 @@ def test_memory_stays_within_the_budget(tmp_path):
             "X", data=np.arange(rows * 16, dtype="f4").reshape(rows, 16), chunks=(1000, 16), shuffle=True
         )
         file["y"] = np.arange(rows)
-    write_rows(tmp_path / "small.h5", 20_000)
-    shuffle_file(tmp_path / "small.h5", tmp_path / "out.h5", memory="150kB")  # what is compiled and imported is no data
+    shuffle_file(tmp_path / "in.h5", tmp_path / "out.h5", memory="1MB")  # what is compiled and imported is no data
     for memory in (10**6, 3 * 10**6, 20 * 10**6):
         tracemalloc.start()
         try:

@@ -43,12 +43,15 @@ def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
         transient=True,
         disable=not console.is_interactive,
     )
+    finished = False
     try:
         with display:
             task = display.add_task(what, total=None)
             yield lambda done, total: display.update(task, completed=done, total=total)
+            finished = True
     except KeyboardInterrupt:
-        click.echo("fastsgd: stopped; nothing was written", err=True)
+        if not finished:
+            click.echo("fastsgd: stopped; nothing was written", err=True)
         raise
 
 

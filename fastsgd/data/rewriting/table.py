@@ -236,22 +236,26 @@ class RawRows:
     """The rows of an open dataset as bytes: of any type, and never converted."""
 
     def __init__(self, dataset: Any) -> None:
-        self.id = dataset.id
+        self._id = dataset.id
         self._type = dataset.id.get_type()
         self._shape = dataset.shape
 
     def read(self, first: int, out: NDArray[np.uint8]) -> None:
         """Rows from `first` on into `out` (rows, bytes of a row)."""
-        self.id.read(*self._spaces(first, len(out)), out, self._type)
+        memory, place = self._spaces(first, len(out))
+        self._id.read(memory, place, out, self._type)
 
     def write(self, first: int, rows: NDArray[np.uint8]) -> None:
         """Write rows (rows, bytes of a row) from `first` on."""
-        self.id.write(*self._spaces(first, len(rows)), rows, self._type)
+        # Held by names: as h5py frees what nothing else holds, it runs code in which an interrupt is lost, and one that
+        # came during the writing would be heard there first.
+        memory, place = self._spaces(first, len(rows))
+        self._id.write(memory, place, rows, self._type)
 
     def _spaces(self, first: int, count: int) -> tuple[Any, Any]:
         import h5py
 
         extent = (count, *self._shape[1:])
-        place = self.id.get_space()
+        place = self._id.get_space()
         place.select_hyperslab((first, *(0 for _ in extent[1:])), extent)
         return h5py.h5s.create_simple(extent), place
