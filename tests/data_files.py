@@ -44,3 +44,31 @@ def numbers_of(batches):
             assert np.array_equal(others[1], (numbers / 2).astype(np.float32))
         found.append(numbers)
     return np.concatenate(found)
+
+
+def write_kinds(path, rows, **options):
+    """Datasets of every kind of value, in groups, each row of which holds its number; `options` are those of `X`."""
+    numbers = np.arange(rows)
+    table = np.zeros(rows, [("a", ">f4"), ("name", "S6"), ("pair", "i8", (2,))])
+    table["a"], table["name"], table["pair"] = numbers, numbers.astype("S6"), numbers[:, None]
+    with h5py.File(path, "w", track_order=True) as file:
+        file.create_dataset("X", data=numbers[:, None] + 0.25 * np.arange(FEATURES), **options)
+        file["group/y"] = numbers.astype(">i4")
+        file["group/deep/name"] = numbers.astype("S6")
+        file["even"] = numbers % 2 == 0
+        file["wave"] = numbers * (1 + 2j)
+        file["grid"] = (numbers[:, None, None] + np.zeros((2, 2))).astype("f2")
+        file["table"] = table
+        file.create_dataset("kind", data=numbers % 3, dtype=h5py.enum_dtype({"a": 0, "b": 1, "c": 2}, "u1"))
+    return path
+
+
+KINDS = ["X", "group/y", "group/deep/name", "even", "wave", "grid", "table", "kind"]
+
+
+def datasets_of(path):
+    """The values of all datasets of a file, by their names."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found

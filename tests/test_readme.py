@@ -1,6 +1,7 @@
 """The README's examples run, in the order a reader meets them."""
 
 import re
+import shlex
 from pathlib import Path
 
 import h5py
@@ -73,6 +74,24 @@ def test_command_line_example(tmp_path, monkeypatch):
     }
     assert len(Path("predictions.csv").read_text().splitlines()) == 3001
     assert fs.load_model("run/model.safetensors").input_dim == 10
+
+
+def test_file_examples(tmp_path, monkeypatch):
+    from fastsgd.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    for part in range(2):
+        lines = [f"{10 * part + i},{i / 2},{('red', 'blue')[i % 2]},{i * 3}" for i in range(10)]
+        Path(f"part{part}.csv").write_text("\n".join(["id,size,colour,price", *lines]))
+    commands = [shlex.split(line, comments=True)[1:] for line in blocks("sh")[2].splitlines()]
+    assert [command[0] for command in commands] == ["convert", "shuffle", "repack"]
+    for command in commands:
+        assert run(command) == 0, command
+    x, y = next(fs.HDF5Dataset("small.h5", "X", "y").batches(20, shuffle=False))
+    assert np.array_equal(6 * x[:, 0], y[:, 0])
+    assert np.array_equal(x[:, 1], 2 * x[:, 0] % 2)
+    assert sorted(y[:, 0]) == sorted([*range(0, 30, 3)] * 2)
+    assert list(y[:, 0]) != [*range(0, 30, 3)] * 2
 
 
 def test_the_first_screen_names_both_commands():

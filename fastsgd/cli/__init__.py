@@ -19,7 +19,18 @@ import click
 from fastsgd.cli import signals
 from fastsgd.errors import FastSGDError
 
-_COMMANDS = ("inspect", "train", "evaluate", "predict", "plot", "warmup", "doctor")
+_COMMANDS = (
+    "inspect",
+    "train",
+    "evaluate",
+    "predict",
+    "plot",
+    "shuffle",
+    "repack",
+    "convert",
+    "warmup",
+    "doctor",
+)
 
 
 class _Commands(click.Group):

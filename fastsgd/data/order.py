@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastsgd.errors import DataError
 
-_BLOCKS, _EXCHANGE, _DRAIN, _SPLIT = range(4)
+_BLOCKS, _EXCHANGE, _DRAIN, _SPLIT, _REWRITE = range(5)
 
 
 def as_seed(value: int, name: str = "seed") -> int:
@@ -62,3 +62,8 @@ def exchange_key(seed: int, epoch: int) -> np.uint64:
 def drain_key(seed: int, epoch: int) -> np.uint64:
     """Names the permutation in which a full window is emptied."""
     return _key(seed, epoch, _DRAIN)
+
+
+def rewrite_key(seed: int) -> np.uint64:
+    """Names the permutation in which a shuffled file has the rows of the one that it was made from."""
+    return _key(seed, 0, _REWRITE)

@@ -256,7 +256,7 @@ class OpenFile:
     def _source(self, name: str, placements: Sequence[Placement]) -> Source:
         dataset = self.file[name]
         if name not in self._layouts:
-            self._layouts[name] = _checked_layout(dataset, self.descriptor, self.path)
+            self._layouts[name] = checked_layout(dataset, self.descriptor, self.path)
         layout = self._layouts[name]
         if isinstance(layout, str):
             return _ThroughHDF5(dataset, placements)
@@ -274,7 +274,7 @@ class OpenFile:
         self._stack.close()
 
 
-def _checked_layout(dataset: Any, descriptor: int, path: str) -> Layout | str:
+def checked_layout(dataset: Any, descriptor: int, path: str) -> Layout | str:
     """The layout of a dataset, if it can be read past HDF5 and samples of it are the same bits both ways; else why
     not.
 

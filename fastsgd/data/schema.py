@@ -184,24 +184,17 @@ def _column(file: Any, path: str, spec: str) -> Column:
     name, _, field = spec.partition("::")
     what = f"{path}: dataset {name!r}"
     try:
-        item = _find(file, path, name)
+        item = find_dataset(file, path, name)
         dtype = _numpy_dtype(item, what)
         shape, chunks, turned = item.shape, item.chunks, item.shape is not None and is_transposed(item)
         reason, missing = unfit(item), missing_values(item)
-        plist = item.id.get_create_plist()
-        filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
     except DataError:
         raise
     except READ_ERRORS as error:
         raise DataError(f"{what} cannot be read ({error}); the file may be damaged") from error
     if reason is not None:
         raise DataError(f"{what} {reason}")
-    for number, _, _, given in filters:
-        if not _filter_available(number):
-            raise DataError(
-                f"{what} was written with the filter {filter_name(number, given)!r}, which HDF5 does not have here; "
-                f"{_way_to_filter(number)}"
-            )
+    filters = require_filters(item, what)
     if shape is None or len(shape) not in (1, 2):
         raise DataError(f"{what} has shape {shape}; it has one axis, or two: (rows, columns)")
     if turned:
@@ -232,8 +225,14 @@ def _numpy_dtype(dataset: Any, what: str) -> np.dtype[Any]:
         ) from error
 
 
-def _find(file: Any, path: str, name: str) -> Any:
-    """The h5py dataset of that name."""
+def find_dataset(file: Any, path: str, name: str) -> Any:
+    """The h5py dataset of that name.
+
+    Raises
+    ------
+    DataError
+        If there is none; names the nearest.
+    """
     import h5py
 
     item = file.get(name)
@@ -254,18 +253,37 @@ def _names(file: Any) -> list[str]:
     names: list[str] = []
 
     def visit(name: str | bytes, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not is_internal(_text(name)):
-            names.append(_text(name))
+        if isinstance(item, h5py.Dataset) and not is_internal(text_of(name)):
+            names.append(text_of(name))
             with suppress(TypeError, ValueError):  # of a type that NumPy does not have
-                names.extend(f"{_text(name)}::{field}" for field in item.dtype.names or ())
+                names.extend(f"{text_of(name)}::{field}" for field in item.dtype.names or ())
 
     file.visititems(visit)
     return names
 
 
-def _text(name: str | bytes) -> str:
+def text_of(name: str | bytes) -> str:
     """A name as h5py gives it: in bytes, where it is no UTF-8."""
     return name if isinstance(name, str) else name.decode("utf-8", "replace")
+
+
+def require_filters(item: Any, what: str) -> list[int]:
+    """The numbers of a dataset's filters.
+
+    Raises
+    ------
+    DataError
+        If HDF5 lacks one of them; says where to get it.
+    """
+    plist = item.id.get_create_plist()
+    filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+    for number, _, _, given in filters:
+        if not _filter_available(number):
+            raise DataError(
+                f"{what} was written with the filter {filter_name(number, given)!r}, which HDF5 does not have here; "
+                f"{_way_to_filter(number)}"
+            )
+    return [number for number, _, _, _ in filters]
 
 
 def _filter_available(number: int) -> bool:

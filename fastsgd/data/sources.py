@@ -13,11 +13,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from fastsgd.data.schema import READ_ERRORS, opened
+from fastsgd.data.schema import READ_ERRORS, opened, require_filters
 from fastsgd.errors import DataError
 
 # In names of sources, as in H5Pset_virtual: "%b" is the number of the block, "%%" a percent sign.
 _MARKS = re.compile("%%|%b")
+
+
+def require_readable(dataset: Any, path: str) -> list[int]:
+    """The numbers of the filters of an h5py dataset of the file at `path`.
+
+    Raises
+    ------
+    DataError
+        If HDF5 lacks one of them, or a file that values lie in is missing.
+    """
+    for _ in source_files(dataset, path):
+        pass
+    return require_filters(dataset, f"{path}: dataset {dataset.name!r}")
 
 
 def source_files(dataset: Any, path: str, above: tuple[Any, ...] = ()) -> Iterator[str]:

@@ -71,15 +71,28 @@ def make_cipher(key, size):
 
 
 @small
-def _turn(key, half, other, size):
-    """One Feistel round on a half in [0, size): add noise that depends on the other half, modulo size."""
+def _noise(key, other, size):
+    """Noise in [0, size) that depends on the other half."""
     z = (np.uint64(other) + key) * _GOLDEN
     z = (z ^ (z >> np.uint64(32))) * _FIRST
     z = (z ^ (z >> np.uint64(29))) >> np.uint64(32)
     # The mask, which changes no size, tells LLVM that one multiplication of 32 bits will do.
-    moved = half + np.int64((z * (np.uint64(size) & _LOW)) >> np.uint64(32))
+    return np.int64((z * (np.uint64(size) & _LOW)) >> np.uint64(32))
+
+
+@small
+def _turn(key, half, other, size):
+    """One Feistel round on a half in [0, size): add noise that depends on the other half, modulo size."""
+    moved = half + _noise(key, other, size)
     # No branch, which would be mispredicted every other time.
     return moved - size * np.int64(moved >= size)
+
+
+@small
+def _turn_back(key, half, other, size):
+    """Undo `_turn`."""
+    moved = half - _noise(key, other, size)
+    return moved + size * np.int64(moved < 0)
 
 
 @small
@@ -103,6 +116,19 @@ def _stir(cipher, row, column):
     return row * cipher.columns + column
 
 
+@small
+def _unstir(cipher, row, column):
+    """Undo `_stir`."""
+    first, second, third, fourth, fifth, sixth = cipher.keys
+    column = _turn_back(sixth, column, row, cipher.columns)
+    row = _turn_back(fifth, row, column, cipher.rows)
+    column = _turn_back(fourth, column, row, cipher.columns)
+    row = _turn_back(third, row, column, cipher.rows)
+    column = _turn_back(second, column, row, cipher.columns)
+    row = _turn_back(first, row, column, cipher.rows)
+    return row * cipher.columns + column
+
+
 @inlined
 def _walk(cipher, value):
     """Stir a cell until it lands inside; seldom at all, as the grid has few cells outside."""
@@ -121,6 +147,17 @@ def encipher(cipher, position):
     """
     row, column = _cell(cipher, np.int64(position))
     return _walk(cipher, _stir(cipher, row, column))
+
+
+@inlined
+def decipher(cipher, place):
+    """The position that `encipher` sends to `place`."""
+    row, column = _cell(cipher, np.int64(place))
+    value = _unstir(cipher, row, column)
+    while value >= cipher.size:
+        row, column = _cell(cipher, value)
+        value = _unstir(cipher, row, column)
+    return value
 
 
 @inlined

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from fastsgd.kernels.jit import serial
 from fastsgd.kernels.machine import pointer, prefetch, prefetch_to_write
-from fastsgd.kernels.random import encipher_all, make_cipher, random_below
+from fastsgd.kernels.random import decipher, encipher_all, make_cipher, random_below
 
 _TOGETHER = 64  # rows of a gather
 _AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
@@ -57,6 +59,29 @@ def fill_order(part, parts, key, size, start, out):
     cipher = make_cipher(key, size)
     first = out.size * part // parts
     encipher_all(cipher, start + first, out[first : out.size * (part + 1) // parts])
+
+
+@serial
+def group_by_region(key, size, start, region_rows, regions, counts, order):
+    """Sort rows, of which `start` is the first, by where a permutation of all `size` rows takes them.
+
+    Row p(i) goes to place i, p being the permutation that `key` names; regions have `region_rows` places each.
+    regions (rows,) and counts (regions,) are the region of each row and the rows of each region; order (rows,) lists
+    the rows by region, those of one in their own order.
+    """
+    cipher = make_cipher(key, size)
+    counts[:] = 0
+    for i in range(regions.size):
+        regions[i] = decipher(cipher, start + i) // region_rows
+        counts[regions[i]] += 1
+    free = np.empty(counts.size, np.int64)
+    total = 0
+    for region in range(counts.size):
+        free[region] = total
+        total += counts[region]
+    for i in range(regions.size):
+        order[free[regions[i]]] = i
+        free[regions[i]] += 1
 
 
 @serial
