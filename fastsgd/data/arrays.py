@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastsgd.data.blocks import Check, Reader, Rows
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.dataset import Dataset
+from fastsgd.data.spent import Spent
 from fastsgd.errors import DataError
 
 
@@ -120,7 +121,7 @@ class ArrayDataset(Dataset):
         return "the arrays"
 
     @contextmanager
-    def open(self, threads: int = 1) -> Iterator[Reader]:
+    def open(self, threads: int = 1, spent: Spent | None = None) -> Iterator[Reader]:
         yield self
 
     def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:

@@ -54,6 +54,11 @@ class Block(NamedTuple):
     def n_rows(self) -> int:
         return count(self.spans)
 
+    @property
+    def first_row(self) -> int:
+        """The source row that it starts with."""
+        return int(self.spans[0, 0])
+
     def source_row(self, row: int) -> int:
         """The source row that is row `row` of the block."""
         starts = offsets(self.spans)

@@ -111,7 +111,7 @@ class RowCheck:
                 limit = float(np.finfo(self._dtype).max)
                 if float(values.max()) > limit or float(values.min()) < -limit:
                     return int(np.argmax(np.abs(values) > limit))
-        for columns, missing in self._dataset.missing_values(name, block.source_row(0)):
+        for columns, missing in self._dataset.missing_values(name, block.first_row):
             for start in range(0, len(part), _TOGETHER):
                 equal = part[start : start + _TOGETHER, columns] == missing
                 if equal.any():
@@ -125,7 +125,7 @@ class RowCheck:
         for start in range(0, len(part), _TOGETHER):
             some = slice(start, start + _TOGETHER)
             fit = np.abs(part[some]) <= limit if part.dtype.kind == "f" else np.ones(part[some].shape, np.bool_)
-            for columns, missing in self._dataset.missing_values(name, block.source_row(0)):
+            for columns, missing in self._dataset.missing_values(name, block.first_row):
                 fit[:, columns] &= part[some, columns] != missing
             yield some, fit
 

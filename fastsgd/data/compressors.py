@@ -127,15 +127,49 @@ def _unbitshuffle(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
         plain, block_bytes = struct.unpack_from(">QI", data.data)
         if plain != size or size % element or block_bytes % (8 * element) or block_bytes == 0:
             raise ValueError(f"the header tells of {plain} bytes in blocks of {block_bytes}; they are {size}")
-        library = _imagecodecs().lz4_decode if compression == _BITSHUFFLE_LZ4 else _imagecodecs().zstd_decode
-        data = _unpacked(data, size, block_bytes, size % (8 * element), lambda block, out: len(library(block, out=out)))
+        tail = size % (8 * element)
+        library, whole = _imagecodecs().zstd_decode, None
+        if compression == _BITSHUFFLE_LZ4:
+            library = _imagecodecs().lz4_decode
+            if block_bytes == element * _block_elements(values):
+                whole = _unlz4_blocks(data, size, block_bytes, tail)
+        if whole is None:
+            whole = _unpacked(data, size, block_bytes, tail, lambda block, out: len(library(block, out=out)))
+        data = whole
     elif compression == 0 and data.size == size and size % element == 0:
-        block_bytes = element * (values[3] or max(_BITSHUFFLE_LEAST, _BITSHUFFLE_BYTES // element // 8 * 8))
+        block_bytes = element * _block_elements(values)
     else:
         raise ValueError(f"compression {compression}, {data.size} bytes for {size}")
     # Bytes, since of an array the library takes the size of an element from there.
     decoded = _imagecodecs().bitshuffle_decode(data.tobytes(), itemsize=element, blocksize=block_bytes // element)
     return np.frombuffer(decoded, np.uint8)
+
+
+def _block_elements(values: tuple[int, ...]) -> int:
+    """Elements of a block of bitshuffle, with its parameters."""
+    return values[3] or max(_BITSHUFFLE_LEAST, _BITSHUFFLE_BYTES // values[2] // 8 * 8)
+
+
+def _unlz4_blocks(data: Bytes, size: int, block_bytes: int, tail: int) -> Bytes | None:
+    """`_unpacked` of bitshuffle's LZ4 blocks in one call, in a sixth of the time; None where that will not do.
+
+    For HDF5's own LZ4 they are laid out alike, but that it takes a block as long as its content for the content itself.
+    """
+    place, at = 12, 0
+    while at < size - tail:
+        (count,) = struct.unpack_from(">I", data.data, place)
+        stop = min(at + block_bytes, size - tail)
+        if count == stop - at:
+            return None
+        place, at = place + 4 + count, stop
+    if data.size - place != tail:
+        return None
+    out = np.empty(size, np.uint8)
+    framed = np.concatenate([np.frombuffer(struct.pack(">QI", size - tail, block_bytes), np.uint8), data[12:place]])
+    if len(_imagecodecs().lz4h5_decode(framed, out=out[: size - tail])) != size - tail:
+        raise ValueError("a block is cut short")
+    out[size - tail :] = data[place:]
+    return out
 
 
 def _unpacked(data: Bytes, size: int, block_bytes: int, tail: int, unpack: Callable[[Bytes, Bytes], int]) -> Bytes:

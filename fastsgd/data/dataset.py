@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastsgd.data.blocks import Blocks, Reader, Rows, Spans, count, cut, joined, offsets, read_rows
 from fastsgd.data.checks import NaN
 from fastsgd.data.order import split_order
+from fastsgd.data.spent import Spent
 from fastsgd.errors import DataError
 
 if TYPE_CHECKING:
@@ -89,8 +90,9 @@ class Dataset(ABC):
         """What the dataset is called in a message."""
 
     @abstractmethod
-    def open(self, threads: int = 1) -> AbstractContextManager[Reader]:
-        """The source, open while the context lasts; so many threads decode what is read."""
+    def open(self, threads: int = 1, spent: Spent | None = None) -> AbstractContextManager[Reader]:
+        """The source, open while the context lasts; so many threads decode what is read. `spent` is told how long they
+        take."""
 
     @abstractmethod
     def _files(self) -> NDArray[np.int64]:

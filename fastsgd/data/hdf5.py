@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Check, Reader, Rows
+from fastsgd.data.blocks import Reader
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.chunks import PIECE_BYTES, Layout
-from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.dataset import Dataset
-from fastsgd.data.readers import JOB_BYTES, Fingerprint, OpenFile, Placement, Work, yield_to_others
-from fastsgd.data.schema import READ_ERRORS, Column, Path, expand, find_columns, opened
+from fastsgd.data.files import Fingerprint, OpenFile
+from fastsgd.data.readers import OPEN_FILES, HDF5Reader
+from fastsgd.data.schema import Column, Path, expand, find_columns, opened
 from fastsgd.data.sources import source_files
+from fastsgd.data.spent import Spent
+from fastsgd.data.transfer import Placement
 from fastsgd.errors import DataError
 
 # Rows of a dataset that is not chunked are read this many bytes at a time.
@@ -28,9 +29,6 @@ _CONTIGUOUS_BYTES = 1 << 20
 # And this many of each of several datasets: 200 columns took eleven times as long as one dataset of them at 5 kB, and
 # four times so.
 _LEAST_OF_EACH = 1 << 14
-# Files that stay open for reading. To open one takes as long as to read a block; blocks come from all files in turn.
-# More than blocks are ever read ahead: the files of those must stay open.
-_OPEN_FILES = 32
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,7 @@ class HDF5Dataset(Dataset):
         self.weight_dtype = self._parts["weight"].dtype if "weight" in self._parts else None
         lengths = [columns["x"][0].rows for columns in found]
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._bounds: list[int] = self._starts.tolist()
         self._spans = np.array([[0, self._starts[-1]]], np.int64)
         chunk_rows = max(column.chunk_rows for columns in found for column in columns["x"])
         datasets = len({column.path for column in self._columns()})
@@ -119,8 +118,8 @@ class HDF5Dataset(Dataset):
 
     def place(self, row: int) -> tuple[int, int]:
         """Number of the file that holds a source row, and the row's number there."""
-        index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return index, int(row - self._starts[index])
+        index = bisect_right(self._bounds, row) - 1
+        return index, row - self._bounds[index]
 
     def locate(self, part: str, row: int, column: int) -> str:
         index, row = self.place(row)
@@ -163,13 +162,13 @@ class HDF5Dataset(Dataset):
             if isinstance(layout, str)
         }
 
-    def open_file(self, index: int) -> OpenFile:
+    def open_file(self, index: int, spent: Spent) -> OpenFile:
         """One of the files, to be closed by the caller."""
-        return OpenFile(self.paths[index], self.cache_bytes(), self._placements(), self._layouts[index])
+        return OpenFile(self.paths[index], self.cache_bytes(), self._placements(), self._layouts[index], spent)
 
     def cache_bytes(self) -> int:
         """Bytes of the chunk cache of each HDF5 dataset: a block's worth for all that are open at once."""
-        datasets = len({column.path for column in self._columns()}) * min(len(self.paths), _OPEN_FILES)
+        datasets = len({column.path for column in self._columns()}) * min(len(self.paths), OPEN_FILES)
         datasets *= max(map(len, self._fingerprints))  # HDF5 keeps all sources of a virtual one open
         return self.unit_rows() * self.row_bytes // datasets
 
@@ -217,128 +216,12 @@ class HDF5Dataset(Dataset):
         return {**self.__dict__, "_layouts": [{} for _ in self.paths]}
 
     @contextmanager
-    def open(self, threads: int = 1) -> Iterator[Reader]:
-        reader = _HDF5Reader(self, threads)
+    def open(self, threads: int = 1, spent: Spent | None = None) -> Iterator[Reader]:
+        reader = HDF5Reader(self, threads, spent or Spent())
         try:
             yield reader
         finally:
             reader.close()
-
-
-class _HDF5Reader:
-    """Reads rows of the files, decoding them in threads of its own."""
-
-    def __init__(self, dataset: HDF5Dataset, threads: int) -> None:
-        self._dataset = dataset
-        self._open: dict[int, OpenFile] = {}  # the one used last comes last
-        self._spare: list[dict[str, NDArray[np.generic]]] = []  # memory of rows that were given back
-        self._pool = ThreadPoolExecutor(threads, "fastsgd-decoder", yield_to_others)
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        while self._open:
-            self._open.popitem()[1].close()
-
-    def _file(self, index: int) -> OpenFile:
-        file = self._open.pop(index, None)
-        if file is None:
-            if len(self._open) == _OPEN_FILES:
-                self._open.pop(next(iter(self._open))).close()
-            file = self._dataset.open_file(index)
-            self._dataset.require_unchanged(index, file)
-        self._open[index] = file
-        return file
-
-    def _empty_rows(self, rows: int) -> dict[str, NDArray[np.generic]]:
-        """Memory for rows: that of earlier ones where there is enough of it, since to touch new memory takes about as
-        long as to read into it."""
-        while self._spare:
-            outs = self._spare.pop()
-            if len(outs["x"]) >= rows:
-                return {name: out[:rows] for name, out in outs.items()}
-        return self._dataset.empty_rows(rows)
-
-    def give_back(self, rows: Rows) -> None:
-        parts = {
-            name: part if part is None or part.base is None else part.base for name, part in rows._asdict().items()
-        }
-        self._spare.append({name: part for name, part in parts.items() if part is not None})
-
-    def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
-        index, first = self._dataset.place(start)
-        last = first + stop - start
-        outs = self._empty_rows(stop - start)
-        work = Work([], [])
-        with _explained(self._dataset, index, first, last):
-            file = self._file(index)
-            for source in file.sources():
-                source.read(first, last, outs, work)
-        rows = Rows(outs["x"], outs.get("y"), outs.get("weight"))
-        return _Reading(self._dataset, index, (first, last), file, rows, work, check).start(self._pool)
-
-
-class _Reading:
-    """Rows that are being read. No closure: whoever keeps an error from here must not keep the rows with it."""
-
-    def __init__(
-        self,
-        dataset: HDF5Dataset,
-        index: int,
-        span: tuple[int, int],
-        file: OpenFile,
-        rows: Rows,
-        work: Work,
-        check: Check | None,
-    ) -> None:
-        self._dataset = dataset
-        self._index = index
-        self._span = span
-        self._file = file
-        self._rows = rows
-        self._work = work
-        self._check = check
-        jobs, size = work.decoding, sum(part.nbytes for part in rows if part is not None)
-        # Each is worth a thread as far as its dataset knows; of many narrow ones, several together are.
-        together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
-        self._shares = [jobs[at : at + together] for at in range(0, len(jobs), together)]
-        self._left = itertools.count(len(self._shares), -1)
-
-    def start(self, pool: ThreadPoolExecutor) -> Callable[[], Rows]:
-        """Let others decode; what is returned does the rest and waits for them."""
-        started = [self._file.started(pool.submit(self._do, *jobs)) for jobs in self._shares]
-        return partial(self._result, started)
-
-    def _do(self, *jobs: Callable[[], None]) -> None:
-        for job in jobs:
-            job()
-        # The check is for whoever is last, and so finds rows in its cache.
-        if next(self._left) == 0 and self._check is not None:
-            self._rows = self._check(self._rows)
-
-    def _result(self, started: list[Future[None]]) -> Rows:
-        with _explained(self._dataset, self._index, *self._span):
-            try:
-                self._do(*self._work.reading)
-                for job in started:
-                    job.result()
-            finally:  # what has changed may be why it cannot be read
-                self._dataset.require_unchanged(self._index, self._file)
-        return self._rows
-
-
-@contextmanager
-def _explained(dataset: HDF5Dataset, index: int, first: int, last: int) -> Iterator[None]:
-    """Say of which rows it is that they cannot be read."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (*READ_ERRORS, DamagedChunkError) as error:
-        names = ", ".join(repr(name) for name in dataset.column_names())
-        raise DataError(
-            f"{dataset.paths[index]}: rows {first} to {last - 1} of {names} cannot be read ({error}); the file is "
-            "damaged, changed while it was read, or needs a filter plugin"
-        ) from error
 
 
 def _listed(spec: str | Sequence[str], name: str) -> list[str]:

@@ -23,6 +23,7 @@ from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory
+from fastsgd.data.spent import Spent
 from fastsgd.data.stream import Slab, Stream
 from fastsgd.errors import DataError
 
@@ -67,6 +68,8 @@ class Loader:
     plan : MemoryPlan
     waited : float
         Seconds that the consumer waited for rows.
+    spent : Spent
+        Seconds that reading, decoding and shuffling took meanwhile.
 
     Raises
     ------
@@ -126,6 +129,7 @@ class Loader:
             slab_limit=slab_limit,
         )
         self.plan = self.plan_for(budget=parse_memory(memory))
+        self.spent = Spent(self.decoders())
 
     def epoch(self, epoch: int = 0) -> Iterator[Slab]:
         """The slabs of one epoch; every row of the dataset comes once."""
@@ -182,7 +186,7 @@ class Loader:
         weight = None if dataset.weight_dtype is None else np.empty((n, 1), dataset.weight_dtype)
         whole = Rows(x, y, weight)
         at = 0
-        with dataset.open(self.decoders()) as reader:
+        with dataset.open(self.decoders(), self.spent) as reader:
             for rows in self.read(reader, self.blocks):
                 for out, part in zip(whole, rows, strict=True):
                     if out is not None and part is not None:

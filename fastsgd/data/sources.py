@@ -53,7 +53,7 @@ def source_files(dataset: Any, path: str, above: tuple[Any, ...] = ()) -> Iterat
             _require_cover(dataset, mappings, what)
             for mapping in mappings:
                 yield from _virtual(mapping, dataset, path, what, (*above, here))
-        elif dataset.chunks is None:
+        elif dataset.chunks is None and dataset.shape is not None:
             yield from _external(dataset, path, what)
     except DataError:
         raise

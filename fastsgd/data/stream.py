@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -130,7 +131,7 @@ class _Filler:
 
     def _fill_all(self) -> None:
         loader = self._loader
-        with loader.dataset.open(loader.decoders()) as reader:
+        with loader.dataset.open(loader.decoders(), loader.spent) as reader:
             if loader.shuffle:
                 self._through_window(reader)
             else:
@@ -185,7 +186,7 @@ class _Filler:
 
     def _emit(self, rows: Rows, move: Move) -> None:
         """Append rows to the slabs."""
-        at, n = 0, len(rows.x)
+        at, n, loader = 0, len(rows.x), self._loader
         while at < n:
             self._go_on()
             if self._slab is None:
@@ -197,9 +198,11 @@ class _Filler:
             count = min(n - at, len(slab.x) - self._filled)
             span = slice(self._filled, self._filled + count)
             outs = (slab.x[span], slab.y[span], slab.weight[span].reshape(-1, 1))
+            begin = time.perf_counter()
             for part, (source, out) in enumerate(zip(rows, outs, strict=True)):
                 if source is not None:
                     move(part, source[at : at + count], at, out)
+            loader.spent.add(shuffling=time.perf_counter() - begin)
             at += count
             self._filled += count
             self._emitted += count

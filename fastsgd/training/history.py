@@ -20,7 +20,8 @@ class History:
     epochs : list of dict
         "epoch" (from 0), "loss" (mean over the rows, each taken before its step), "val_loss" and metrics where there
         is validation data, "skipped" (rows left out by ``nan="skip"``, where there are any), "seconds",
-        "rows_per_second", and "waited" (seconds that training waited for rows).
+        "rows_per_second", and "waited" (seconds that training waited for rows); of streamed epochs "reading",
+        "decoding" and "shuffling" (seconds that these took meanwhile: the longest is what training waited for).
     """
 
     def __init__(self, epochs: list[dict[str, Any]] | None = None) -> None:

@@ -42,10 +42,17 @@ class Silent:
 def summary_line(record: dict[str, Any]) -> str:
     """The figures of an epoch in one line."""
     parts = [f"{key} {value:.5g}" for key, value in record.items() if key not in _NOT_SHOWN]
-    return "  ".join([*parts, f"{_short(record['rows_per_second'])} rows/s", f"{record['seconds']:.1f} s"])
+    parts += [f"{_short(record['rows_per_second'])} rows/s", f"{record['seconds']:.1f} s"]
+    busy = {name: record[name] for name in BUSY if name in record}
+    if busy and record["waited"] > _MUCH_WAITING * record["seconds"]:
+        parts.append(f"waited {record['waited']:.1f} s for {BUSY[max(busy, key=busy.__getitem__)]}")
+    return "  ".join(parts)
 
 
-_NOT_SHOWN = {"epoch", "seconds", "rows_per_second", "waited"}
+# What a loader is busy with, and how to call it where training waits for that.
+BUSY = {"reading": "the file to be read", "decoding": "rows to be decoded", "shuffling": "rows to be shuffled"}
+_NOT_SHOWN = {"epoch", "seconds", "rows_per_second", "waited", *BUSY}
+_MUCH_WAITING = 0.05  # of an epoch
 
 
 def _short(count: float) -> str:

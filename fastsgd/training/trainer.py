@@ -22,7 +22,7 @@ from fastsgd.training.history import History
 from fastsgd.training.losses import find_loss, target_check, target_columns
 from fastsgd.training.metrics import find_metrics, finished
 from fastsgd.training.optimizers import SGD
-from fastsgd.training.progress import Progress, make_progress
+from fastsgd.training.progress import BUSY, Progress, make_progress
 
 Data = Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
 
@@ -187,7 +187,7 @@ class Trainer:
         return history
 
     def _epoch(self, loader: Loader, epoch: int, batch_size: int, display: Progress) -> dict[str, Any]:
-        began, waited = time.perf_counter(), loader.waited
+        began, waited, spent = time.perf_counter(), loader.waited, loader.spent.total()
         before = self.model.network.parameters.copy()
         total, rows = 0.0, 0
         with contextlib.closing(loader.epoch(epoch)) as slabs:  # type: ignore[type-var]
@@ -209,6 +209,7 @@ class Trainer:
             "seconds": seconds,
             "rows_per_second": rows / seconds,
             "waited": loader.waited - waited,
+            **({} if loader.plan.whole else {name: now - spent[name] for name, now in loader.spent.total().items()}),
         }
 
     def _require_finite(
@@ -400,5 +401,6 @@ def _warn_of_clustering(loader: Loader) -> None:
 
 def _ordered(record: dict[str, Any]) -> dict[str, Any]:
     """The figures first that a reader looks for first."""
-    late = ("seconds", "rows_per_second", "waited")
-    return {key: value for key, value in record.items() if key not in late} | {key: record[key] for key in late}
+    late = ("seconds", "rows_per_second", "waited", *BUSY)
+    first = {key: value for key, value in record.items() if key not in late}
+    return first | {key: record[key] for key in late if key in record}

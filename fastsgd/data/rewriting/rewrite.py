@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.compressors import DamagedChunkError
+from fastsgd.data.files import Fingerprint, checked_layout
 from fastsgd.data.plan import as_bytes
-from fastsgd.data.readers import Direct, Fingerprint, Placement, Work, checked_layout
 from fastsgd.data.rewriting.output import copy_structure, new_file
 from fastsgd.data.rewriting.table import RawRows, RowDataset, Table, find_table
 from fastsgd.data.schema import READ_ERRORS, opened
+from fastsgd.data.spent import Spent
+from fastsgd.data.transfer import Direct, Placement, Work
 from fastsgd.errors import DataError, MemoryBudgetError
 
 _PART = "rows"
@@ -86,8 +88,8 @@ class Rows:
     def _decode(self, direct: Direct, first: int, out: NDArray[np.uint8]) -> None:
         from fastsgd.kernels.threads import available_threads
 
-        work = Work([], [])
-        direct.read(first, first + len(out), {_PART: out.view(self.item.dtype)}, work)
+        work = Work({_PART: out.view(self.item.dtype)}, [], [])
+        direct.read(first, first + len(out), work)
         with ThreadPoolExecutor(min(self._threads, available_threads(None))) as pool:
             for job in [pool.submit(job) for job in work.decoding + work.reading]:
                 job.result()
@@ -112,7 +114,7 @@ def _find_direct(item: Any, path: str) -> Direct | None:
         return None
     if isinstance(layout, str):
         return None
-    return Direct(descriptor, layout, [Placement(None, _PART, 0, layout.columns)])
+    return Direct(descriptor, layout, [Placement(None, _PART, 0, layout.columns)], Spent())
 
 
 class Job(Protocol):

@@ -1,0 +1,193 @@
+"""Values of a dataset of an open file on their way into rows: past HDF5, several chunks at a time, where its layout
+allows; else through h5py."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsgd.data.chunks import Layout, Piece
+from fastsgd.data.codecs import undo, unshuffled
+from fastsgd.data.compressors import DamagedChunkError
+from fastsgd.data.conventions import is_transposed
+from fastsgd.data.spent import Spent
+
+JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
+_SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
+_KEPT_BYTES = 1 << 22  # of scratch memory of a thread
+_PAGE_CACHE_RATE = 2e9  # bytes a second at least; disks are slower
+
+Outs = Mapping[str, NDArray[Any]]
+
+
+class Work(NamedTuple):
+    """What is left to do until rows are read: by other threads, and by the one that waits for the rows.
+
+    To hand a job over costs more than to read values that need no decoding. `outs`, by part, may be filled in later,
+    but before any of it is done.
+    """
+
+    outs: Outs
+    decoding: list[Callable[[], None]]
+    reading: list[Callable[[], None]]
+
+
+class Placement(NamedTuple):
+    """Where a dataset's values, or one field of them, go: columns `at` to `at` + `width` of a part of the rows."""
+
+    field: str | None
+    part: str
+    at: int
+    width: int
+
+
+class Source(Protocol):
+    """A dataset of an open file."""
+
+    def read(self, first: int, last: int, work: Work) -> None:
+        """Add to the work what brings rows first to last of the dataset."""
+
+
+def _place(values: NDArray[Any], placements: Sequence[Placement], left: int, outs: Outs, row: int) -> None:
+    """Values (rows, columns), of the dataset's columns from `left` on, into the rows from `row` on.
+
+    NumPy converts: HDF5 does it at a third to a tenth of that speed.
+    """
+    for field, part, at, width in placements:
+        out = outs[part][row : row + len(values)]
+        if field is None:
+            out[:, at + left : at + left + values.shape[1]] = values
+        else:
+            out[:, at : at + width] = values[field].reshape(len(values), width)
+
+
+class ThroughHDF5:
+    """Reads in the thread that waits: HDF5 does one thing at a time."""
+
+    def __init__(self, dataset: Any, placements: Sequence[Placement], spent: Spent) -> None:
+        self._placements = placements
+        self._spent = spent
+        self._transposed = is_transposed(dataset)
+        self._filtered = dataset.id.get_create_plist().get_nfilters() > 0
+        fields = list(dict.fromkeys(placement.field for placement in placements))
+        self._dataset = dataset if fields == [None] else dataset.fields(fields)
+
+    def read(self, first: int, last: int, work: Work) -> None:
+        work.reading.append(partial(self._read, first, last, work.outs))
+
+    def _read(self, first: int, last: int, outs: Outs) -> None:
+        begin = time.perf_counter()
+        values = self._dataset[:, first:last].T if self._transposed else self._dataset[first:last]
+        taken = time.perf_counter() - begin
+        self._spent.add(reading=0 if self._filtered else taken, decoding=taken if self._filtered else 0)
+        if values.ndim == 1:
+            values = values.reshape(-1, 1)
+        _place(values, self._placements, 0, outs, 0)
+
+
+_THREADS_OWN = threading.local()
+
+
+def _scratch(size: int) -> NDArray[np.uint8]:
+    """Memory of this thread, until the next call; much of it is not kept."""
+    if size > _KEPT_BYTES:
+        return np.empty(size, np.uint8)
+    memory: NDArray[np.uint8] | None = getattr(_THREADS_OWN, "memory", None)
+    if memory is None or memory.size < size:
+        memory = _THREADS_OWN.memory = np.empty(size, np.uint8)
+    return memory[:size]
+
+
+class Direct:
+    """Reads at the places that a layout names, decoding as the filters say."""
+
+    def __init__(self, descriptor: int, layout: Layout, placements: Sequence[Placement], spent: Spent) -> None:
+        self._descriptor = descriptor
+        self._spent = spent
+        self._layout = layout
+        self._placements = placements
+        stored = layout.stored
+        self._slow = False  # whether what was read last came from no memory: to ask ahead costs a fifth of reading that
+        self._swapped = stored.names is None and not stored.isnative
+        self._native = stored.newbyteorder("=") if stored.names is None else stored
+
+    def read(self, first: int, last: int, work: Work) -> None:
+        pieces = list(self._layout.pieces(first, last))
+        if self._slow:
+            for piece in pieces:
+                self._expect(piece)
+        if not self._layout.filters:
+            work.reading.append(partial(self._read_pieces, pieces, first, work.outs))
+            return
+        size = self._layout.chunk[0] * self._layout.chunk[1] * self._layout.stored.itemsize
+        step = -(-JOB_BYTES // size)
+        for at in range(0, len(pieces), step):
+            work.decoding.append(partial(self._read_pieces, pieces[at : at + step], first, work.outs))
+
+    def _expect(self, piece: Piece) -> None:
+        """Let the system read a piece ahead."""
+        if piece.offset is not None and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, piece.offset, piece.size, os.POSIX_FADV_WILLNEED)
+
+    def _read_pieces(self, pieces: Sequence[Piece], first: int, outs: Outs) -> None:
+        begin = time.perf_counter()
+        reading = sum(self._read_piece(piece, piece.first - first, outs) for piece in pieces)
+        decoding = time.perf_counter() - begin - reading
+        self._spent.add(shared=bool(self._layout.filters), reading=reading, decoding=decoding)
+
+    def _read_piece(self, piece: Piece, row: int, outs: Outs) -> float:
+        """Bring a piece into the rows from `row` on; returns the seconds that the system took to read it."""
+        layout = self._layout
+        if piece.offset is None:
+            values = np.broadcast_to(layout.fill, (piece.height, piece.width))
+            _place(values, self._placements, piece.left, outs, row)
+            return 0.0
+        target = self._target(piece, row, outs)
+        size = piece.rows * piece.columns * layout.stored.itemsize
+        if target is not None and not layout.filters and not self._swapped:
+            return self._fill(target.view(np.uint8), piece.offset)
+        if piece.size > 2 * size + _SPARE_BYTES:
+            raise DamagedChunkError(f"a chunk of {size} bytes takes {piece.size} in the file")
+        raw = _scratch(piece.size)
+        reading = self._fill(raw, piece.offset)
+        data, element = undo(layout.filters, piece.mask, raw, size)
+        whole = element == layout.stored.itemsize and layout.stored.names is None
+        if whole and target is not None:
+            unshuffled(data, element, target, swapped=self._swapped)
+            return reading
+        if element:
+            data = unshuffled(data, element, swapped=whole and self._swapped)
+        values = data.view(self._native if whole else layout.stored).reshape(piece.rows, piece.columns)
+        values = values[piece.skip : piece.skip + piece.height, : piece.width]
+        _place(values, self._placements, piece.left, outs, row)
+        return reading
+
+    def _target(self, piece: Piece, row: int, outs: Outs) -> NDArray[Any] | None:
+        """The place of a piece's values in the rows, flat, where they can be decoded straight into it."""
+        if len(self._placements) > 1 or piece.height < piece.rows:
+            return None
+        field, part, _, _ = self._placements[0]
+        out = outs[part][row : row + piece.height]
+        if field is not None or out.dtype != self._native or out.shape[1] != piece.columns:
+            return None
+        return out.reshape(-1)
+
+    def _fill(self, out: NDArray[np.uint8], offset: int) -> float:
+        """Bytes of the file from `offset` on; returns the seconds that took."""
+        view = out.data
+        begin = time.perf_counter()
+        while view:
+            count = os.preadv(self._descriptor, [view], offset)
+            if count == 0:
+                raise OSError("the file was cut short while it was read")
+            view, offset = view[count:], offset + count
+        seconds = time.perf_counter() - begin
+        self._slow = len(out) < _PAGE_CACHE_RATE * seconds
+        return seconds
