@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.compressors import Bytes, DamagedChunkError, can_decompress, decompress, needs_codecs
+from fastsgd.data.scratch import scratch
 
 SHUFFLE, FLETCHER32 = 2, 3
 CHECKSUM_BYTES = 4
@@ -109,7 +110,7 @@ def unshuffled(data: Bytes, element: int, out: NDArray[Any] | None = None, *, sw
 
     count = data.size // element
     if out is None:
-        out = np.empty(data.size, np.uint8)
+        out = scratch("unshuffled", data.size, data)
     result = out.view(np.uint8)
     if element in _UNSIGNED:
         unshuffle(data, swapped, result[: count * element].view(_UNSIGNED[element]))

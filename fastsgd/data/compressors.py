@@ -9,16 +9,20 @@ import importlib
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastsgd.data.scratch import scratch
 
 Bytes = NDArray[np.uint8]
 
 DEFLATE, LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD = 1, 32000, 32001, 32004, 32008, 32015
 _BITSHUFFLE_BYTES, _BITSHUFFLE_LEAST = 8192, 128  # of a block, and its elements, where the filter was not told
 _BITSHUFFLE_LZ4, _BITSHUFFLE_ZSTD = 2, 3
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 class DamagedChunkError(Exception):
@@ -26,7 +30,8 @@ class DamagedChunkError(Exception):
 
 
 def decompress(number: int, values: tuple[int, ...], data: Bytes, size: int) -> Bytes:
-    """The bytes that a filter compressed, `size` of them if nothing is damaged.
+    """The bytes that a filter compressed, `size` of them if nothing is damaged, in memory that the next call of the
+    thread uses again.
 
     Parameters
     ----------
@@ -83,7 +88,7 @@ def _inflate(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
 def _unlzf(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
     from fastsgd.kernels.storage import lzf_decompress
 
-    out = np.empty(size, np.uint8)
+    out = scratch("decompressed", size, data)
     written = int(lzf_decompress(data, out))
     if written < 0:
         raise ValueError("a run or reference reaches too far")
@@ -140,9 +145,12 @@ def _unbitshuffle(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
         block_bytes = element * _block_elements(values)
     else:
         raise ValueError(f"compression {compression}, {data.size} bytes for {size}")
+    decode = partial(_imagecodecs().bitshuffle_decode, itemsize=element, blocksize=block_bytes // element)
+    if element in _UNSIGNED and size % element == 0:
+        out = scratch("unbitshuffled", size, data).view(_UNSIGNED[element])
+        return decode(data.view(out.dtype), out=out).view(np.uint8)  # type: ignore[no-any-return]
     # Bytes, since of an array the library takes the size of an element from there.
-    decoded = _imagecodecs().bitshuffle_decode(data.tobytes(), itemsize=element, blocksize=block_bytes // element)
-    return np.frombuffer(decoded, np.uint8)
+    return np.frombuffer(decode(data.tobytes()), np.uint8)
 
 
 def _block_elements(values: tuple[int, ...]) -> int:
@@ -164,8 +172,8 @@ def _unlz4_blocks(data: Bytes, size: int, block_bytes: int, tail: int) -> Bytes 
         place, at = place + 4 + count, stop
     if data.size - place != tail:
         return None
-    out = np.empty(size, np.uint8)
-    framed = np.concatenate([np.frombuffer(struct.pack(">QI", size - tail, block_bytes), np.uint8), data[12:place]])
+    out, framed = scratch("decompressed", size, data), scratch("framed", place, data)
+    framed[:12], framed[12:] = np.frombuffer(struct.pack(">QI", size - tail, block_bytes), np.uint8), data[12:place]
     if len(_imagecodecs().lz4h5_decode(framed, out=out[: size - tail])) != size - tail:
         raise ValueError("a block is cut short")
     out[size - tail :] = data[place:]
@@ -174,7 +182,7 @@ def _unlz4_blocks(data: Bytes, size: int, block_bytes: int, tail: int) -> Bytes 
 
 def _unpacked(data: Bytes, size: int, block_bytes: int, tail: int, unpack: Callable[[Bytes, Bytes], int]) -> Bytes:
     """Blocks decompressed one by one, each after its length; at the end are `tail` bytes as they were."""
-    out, at = np.empty(size, np.uint8), 0
+    out, at = scratch("decompressed", size, data), 0
     place = 12
     while at < size - tail:
         (count,) = struct.unpack_from(">I", data.data, place)
@@ -190,7 +198,7 @@ def _unpacked(data: Bytes, size: int, block_bytes: int, tail: int, unpack: Calla
 
 
 def _whole(decode: Callable[..., Any], data: Bytes, size: int, **options: int) -> Bytes:
-    decoded: Bytes = decode(data, out=np.empty(size, np.uint8), **options)
+    decoded: Bytes = decode(data, out=scratch("decompressed", size, data), **options)
     return decoded
 
 

@@ -47,17 +47,18 @@ def yield_to_others() -> None:
 
 
 class HDF5Reader:
-    """Reads rows of the files of a dataset, decoding them in threads of its own."""
+    """Reads rows of the files of a dataset, decoding them in threads of its own; one alone is that which waits."""
 
     def __init__(self, dataset: HDF5Dataset, threads: int, spent: Spent) -> None:
         self._dataset = dataset
         self._spent = spent
         self._open: dict[int, OpenFile] = {}  # the one used last comes last
         self._spare: list[Memory] = []  # of rows that were given back
-        self._pool = ThreadPoolExecutor(threads, "fastsgd-decoder", yield_to_others)
+        self._pool = ThreadPoolExecutor(threads, "fastsgd-decoder", yield_to_others) if threads > 1 else None
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
         while self._open:
             self._open.popitem()[1].close()
 
@@ -126,11 +127,13 @@ class _Reading:
         self._check = check
         self._left = itertools.count(0)
 
-    def start(self, pool: ThreadPoolExecutor) -> Callable[[], Rows]:
+    def start(self, pool: ThreadPoolExecutor | None) -> Callable[[], Rows]:
         """Let others decode; what is returned does the rest and waits for them."""
         jobs = self._work.decoding
         started: list[Future[None]] = []
-        if jobs:
+        if jobs and pool is None:
+            self._work.reading.extend(jobs)
+        elif jobs and pool is not None:
             self._rows = self._take()
             size = sum(part.nbytes for part in self._rows if part is not None)
             # Each is worth a thread as far as its dataset knows; of many narrow ones, several together are.

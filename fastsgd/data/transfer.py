@@ -4,7 +4,6 @@ allows; else through h5py."""
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,11 +16,11 @@ from fastsgd.data.chunks import Layout, Piece
 from fastsgd.data.codecs import undo, unshuffled
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.conventions import is_transposed
+from fastsgd.data.scratch import scratch
 from fastsgd.data.spent import Spent
 
 JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
 _SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
-_KEPT_BYTES = 1 << 22  # of scratch memory of a thread
 _PAGE_CACHE_RATE = 2e9  # bytes a second at least; disks are slower
 
 Outs = Mapping[str, NDArray[Any]]
@@ -92,19 +91,6 @@ class ThroughHDF5:
         _place(values, self._placements, 0, outs, 0)
 
 
-_THREADS_OWN = threading.local()
-
-
-def _scratch(size: int) -> NDArray[np.uint8]:
-    """Memory of this thread, until the next call; much of it is not kept."""
-    if size > _KEPT_BYTES:
-        return np.empty(size, np.uint8)
-    memory: NDArray[np.uint8] | None = getattr(_THREADS_OWN, "memory", None)
-    if memory is None or memory.size < size:
-        memory = _THREADS_OWN.memory = np.empty(size, np.uint8)
-    return memory[:size]
-
-
 class Direct:
     """Reads at the places that a layout names, decoding as the filters say."""
 
@@ -155,7 +141,7 @@ class Direct:
             return self._fill(target.view(np.uint8), piece.offset)
         if piece.size > 2 * size + _SPARE_BYTES:
             raise DamagedChunkError(f"a chunk of {size} bytes takes {piece.size} in the file")
-        raw = _scratch(piece.size)
+        raw = scratch("read", piece.size)
         reading = self._fill(raw, piece.offset)
         data, element = undo(layout.filters, piece.mask, raw, size)
         whole = element == layout.stored.itemsize and layout.stored.names is None
