@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.loader import Loader
-from fastsgd.data.plan import DEFAULT_MEMORY, BlockCost, as_bytes, parse_memory, plan_memory
+from fastsgd.data.plan import DEFAULT_MEMORY, BlockCost, as_bytes, parse_memory, plan_memory, require_memory
 from fastsgd.errors import MemoryBudgetError
 
 
@@ -244,3 +244,27 @@ def test_split_arrays_are_copied_within_the_budget_or_streamed():
         assert loader.plan.whole == whole
         assert traced_peak(loader) <= loader.plan.total_bytes + BESIDE
         assert sum(len(slab.x) for slab in loader.epoch(0)) == 320_000
+
+
+def test_a_machine_that_cannot_give_the_memory_is_told(tmp_path):
+    with h5py.File(tmp_path / "wide.h5", "w") as file:
+        file.create_dataset("X", (10**12, 4), "f4", chunks=(1 << 22, 4))  # takes no room where nothing is written
+    dataset = HDF5Dataset(tmp_path / "wide.h5", "X")
+    with pytest.raises(MemoryBudgetError, match=r"memory is 9000.0 GB, of which .* taken; this machine has .* Give"):
+        Loader(dataset, batch_size=32, memory="9TB")
+    assert Loader(dataset, batch_size=32, memory="1GB").plan.window_rows > 0
+
+
+def test_a_control_group_that_allows_less_is_told(tmp_path):
+    plan = planned(**FEW, batch_size=32, budget=64 * 10**6, shuffle=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    limit = tmp_path / "sys/fs/cgroup/memory.max"
+    limit.write_text(f"{plan.total_bytes}\n")
+    require_memory(plan, str(tmp_path))
+    limit.write_text(f"{plan.total_bytes - 1}\n")
+    with pytest.raises(
+        MemoryBudgetError, match=r"control group of this process allows \d\d.\d MB. Give memory=\"4\dMB"
+    ):
+        require_memory(plan, str(tmp_path))

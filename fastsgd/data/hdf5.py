@@ -16,10 +16,10 @@ from fastsgd.data.blocks import Reader
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.chunks import PIECE_BYTES, Layout
 from fastsgd.data.dataset import Dataset
+from fastsgd.data.external import source_files
 from fastsgd.data.files import Fingerprint, OpenFile
 from fastsgd.data.readers import OPEN_FILES, HDF5Reader
 from fastsgd.data.schema import Column, Path, expand, find_columns, opened
-from fastsgd.data.sources import source_files
 from fastsgd.data.spent import Spent
 from fastsgd.data.transfer import Placement
 from fastsgd.errors import DataError

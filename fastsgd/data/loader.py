@@ -22,7 +22,7 @@ from fastsgd.data.blocks import Block, Reader, Rows, request_block
 from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
-from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory
+from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory
 from fastsgd.data.spent import Spent
 from fastsgd.data.stream import Slab, Stream
 from fastsgd.errors import DataError
@@ -129,6 +129,7 @@ class Loader:
             slab_limit=slab_limit,
         )
         self.plan = self.plan_for(budget=parse_memory(memory))
+        require_memory(self.plan)
         self.spent = Spent(self.decoders())
 
     def epoch(self, epoch: int = 0) -> Iterator[Slab]:

@@ -41,6 +41,23 @@ def parse_memory(memory: int | str | None) -> int:
     return int(count)
 
 
+def require_memory(plan: MemoryPlan, root: str = "/") -> None:
+    """Raise MemoryBudgetError if the machine that `root` tells of, or the process's control group, cannot give what a
+    plan takes: the process would be ended in the middle of an epoch."""
+    from fastsgd.kernels import host
+
+    for most, whose in (
+        (host.memory_limit(root), "the control group of this process allows"),
+        (host.memory_available(root), "this machine has left"),
+    ):
+        if most is not None and plan.total_bytes > most:
+            raise MemoryBudgetError(
+                f"memory is {as_bytes(plan.budget)}, of which {as_bytes(plan.total_bytes)} would be taken; {whose} "
+                f'{as_bytes(most)}. Give memory="{max(1, most * 3 // 4 // 10**6)}MB", with which rows are drawn in '
+                "another order, or more memory to the process"
+            )
+
+
 def as_bytes(count: float) -> str:
     """A number of bytes for people: "12.5 MB"."""
     for unit in ("B", "kB", "MB", "GB"):

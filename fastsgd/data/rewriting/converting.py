@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.plan import as_bytes, parse_memory
+from fastsgd.data.rewriting.formats import Block, Codes, Column, Source, Values, open_source
 from fastsgd.data.rewriting.output import new_file
 from fastsgd.data.rewriting.repacking import narrowed
 from fastsgd.data.rewriting.rewrite import Progress
-from fastsgd.data.rewriting.sources import Block, Codes, Column, Source, Values, open_source
 from fastsgd.data.schema import Path, expand, nearest
 from fastsgd.errors import DataError, MemoryBudgetError
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from fastsgd.atomic import replacing
+from fastsgd.data.external import require_readable
 from fastsgd.data.plan import as_bytes
 from fastsgd.data.rewriting.table import DATASET, DATATYPE, GROUP, LINK, Entry, RawRows, Table, address, is_fixed, shown
 from fastsgd.data.schema import READ_ERRORS
-from fastsgd.data.sources import require_readable
 from fastsgd.errors import DataError
 
 # Attributes of more than 64 KiB, and names in the order they were made, came with HDF5 1.8.

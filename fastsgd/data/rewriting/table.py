@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.data.external import require_readable
 from fastsgd.data.schema import READ_ERRORS, find_dataset, text_of
-from fastsgd.data.sources import require_readable
 from fastsgd.errors import DataError
 
 # Threads that decode, at most, and the share of the budget that more than one of them may take.
