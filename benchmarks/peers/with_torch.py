@@ -143,9 +143,10 @@ class TorchChunks(Torch):
             parts = (self.problem.x[rows][order], self.problem.y[rows][order])
             left = [np.concatenate(both) for both in zip(left, parts, strict=True)]
             whole = len(left[0]) // self.problem.batch * self.problem.batch
-            x, y = (torch.from_numpy(part[:whole]) for part in left)
-            yield from zip(x.split(self.problem.batch), y.split(self.problem.batch), strict=True)
-            left = [part[whole:] for part in left]
+            if whole:  # the split of nothing is one batch of nothing
+                x, y = (torch.from_numpy(part[:whole]) for part in left)
+                yield from zip(x.split(self.problem.batch), y.split(self.problem.batch), strict=True)
+                left = [part[whole:] for part in left]
 
     def _widths(self) -> tuple[int, int]:
         return self.problem.x.shape[1], self.problem.y.shape[1]
