@@ -136,6 +136,6 @@ def draw_shuffle(shuffle: Mapping[str, Any], path: Path) -> None:
     axes.minorticks_off()
     axes.set_title(f"{shuffle['rows']:,} rows sorted by label, in blocks of {shuffle['chunk_rows']:,}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(frameon=False, fontsize=9, loc="center right")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)

@@ -159,6 +159,16 @@ def test_values_that_stand_for_missing_ones(tmp_path):
         list(HDF5Dataset(tmp_path / "m.h5", "X").batches(32))
 
 
+@pytest.mark.parametrize("memory", ["1GB", "2MB"])
+def test_whole_blocks_are_left_out(tmp_path, memory):
+    x, labels, weight = np.ones((ROWS, 2)), np.zeros((ROWS, 1)), np.ones((ROWS, 1))
+    x[1000:19_000], labels[500] = np.nan, 2
+    model = fs.Sequential([fs.Dense(3, "softmax")], input_dim=2)
+    trainer = fs.Trainer(model, fs.SGD(), "sparse_categorical_crossentropy")
+    for dataset in datasets(tmp_path, x, labels, weight, "skip"):
+        assert trainer.fit(dataset, batch_size=64, memory=memory).epochs[0]["skipped"] == 18_000
+
+
 def test_another_policy_is_refused(tmp_path):
     x, y, weight, _ = table()
     for nan in ("drop", None):

@@ -71,7 +71,7 @@ class RowCheck:
                 rows = rows._replace(x=self._zeroed(block, unfit.pop("x")))
             for name, part in unfit.items():
                 raise DataError(self._about(block, name, part))
-        if self._check_target is not None and rows.y is not None:
+        if self._check_target is not None and rows.y is not None and len(rows.y):
             wrong = self._check_target(rows.y)
             if wrong is not None:
                 row = wrong[0] if kept is None else int(np.flatnonzero(kept)[wrong[0]])
