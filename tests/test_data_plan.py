@@ -146,6 +146,19 @@ def test_more_memory_never_holds_fewer_rows():
     assert held[-1] == 10**6
 
 
+def test_rows_that_fit_are_held_rather_than_blocks_read_ahead():
+    plan = planned(**FEW, batch_size=32, budget=10**9, shuffle=True)
+    assert plan.whole
+    least = next(
+        budget * 10**6
+        for budget in range(1, 200)
+        if planned(**FEW, batch_size=32, budget=budget * 10**6, shuffle=True).whole
+    )
+    tight = planned(**FEW, batch_size=32, budget=least, shuffle=True)
+    rows = FEW["n_rows"] * FEW["row_bytes"]
+    assert tight.total_bytes <= least < rows + tight.slab_bytes + plan.block_bytes, "not all that is read ahead there"
+
+
 def test_a_plan_describes_itself():
     whole, window, nothing = (
         str(planned(**FEW, batch_size=32, budget=budget, shuffle=shuffle))

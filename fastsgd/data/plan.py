@@ -186,7 +186,11 @@ def plan_memory(
     slabs = 1 if in_memory else _SLABS
     window = cost.rows if shuffle else 0
     least = slabs * batch_size * slab_row_bytes + cost.least + window * row_bytes
-    flight, ahead, decoders = cost.spend(max(0, budget - least) // _SHARE)
+    spare = max(0, budget - least) // _SHARE
+    room = budget - slabs * slab_rows * slab_row_bytes - cost.least - n_rows * row_bytes
+    if shuffle and room >= 0:
+        spare = min(spare, room)  # rather all rows in memory than blocks that are read ahead
+    flight, ahead, decoders = cost.spend(spare)
     for rows in (slab_rows, batch_size):
         slab_bytes = slabs * rows * slab_row_bytes
         left = budget - slab_bytes - flight
