@@ -141,7 +141,12 @@ def test_inspection_of_a_table(path, capsys):
     assert report.through_hdf5 == {}
     assert run(["inspect", str(path), "-x", "X", "-y", "sorted", "--memory", SMALL]) == 0
     shown = capsys.readouterr().out
-    for part in (f"{ROWS:,} of 64 features and 1 targets", "1,000 rows, in 60 blocks", "of the target's variance"):
+    for part in (
+        f"{ROWS:,}, 15.4 MB",
+        "features 64, targets 1",
+        "1,000 rows, in 60 blocks",
+        "of the target's variance",
+    ):
         assert part in shown
     assert shown.splitlines()[-1].startswith(f"{path} is clustered")
     assert run(["inspect", str(path), "-x", "X", "-y", "mixed", "--json"]) == 0

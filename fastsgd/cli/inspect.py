@@ -79,7 +79,8 @@ def _print_training(table: TableReport) -> None:
     window = "all rows, read once" if table.whole else f"{table.window_rows:,} rows, {table.window_blocks:.1f} blocks"
     rows: list[tuple[str, ...]] = [
         ("training on it", ""),
-        ("rows", f"{table.rows:,} of {table.features} features and {table.targets} targets, {as_bytes(table.nbytes)}"),
+        ("rows", f"{table.rows:,}, {as_bytes(table.nbytes)}"),
+        ("columns", f"features {table.features}, targets {table.targets}"),
         ("read at once", f"{table.block_rows:,} rows, in {table.blocks:,} blocks"),
         ("memory", table.plan.partition(":")[0].removeprefix("memory ")),
         ("held to shuffle", window),
