@@ -122,7 +122,13 @@ def run(count: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
                 outcomes[stage] += 1
             elif stage not in ("h5py", "fastsgd"):
                 bugs.append(f"file {number}: {stage}")
-        if stage in ("fastsgd", "h5py"):
+        crashed = stage in ("fastsgd", "h5py")
+        if crashed and number > first:
+            # By itself it may be harmless: some of HDF5's plugins write beyond their memory where h5py reads damaged
+            # chunks, and the process crashes over a later file.
+            first = number
+            continue
+        if crashed:
             bugs.append(f"file {number}: {'crashed' if stage == 'fastsgd' else 'read, while h5py crashes'}")
         first = number + 1
     return outcomes, bugs
