@@ -70,6 +70,13 @@ def test_a_damaged_chunk_is_named(tmp_path, options, content, part):
     assert part in str(error.value)
 
 
+def test_rows_wider_than_memory_are_refused(tmp_path):
+    with h5py.File(tmp_path / "wide.h5", "w") as file:
+        file.create_dataset("X", (70, 2**40), "f4", chunks=(1, 2**20))  # as a damaged shape may say
+    with pytest.raises(DataError, match=r"take: 70 rows of .*wide\.h5 take 307863\.\d GB, more than there is"):
+        HDF5Dataset(tmp_path / "wide.h5", "X").take(slice(None))
+
+
 def test_a_shuffle_of_nothing_is_damage():
     for values in ((), (0,)):
         with pytest.raises(DamagedChunkError, match="no element size"):

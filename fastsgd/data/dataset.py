@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastsgd.data.blocks import Blocks, Reader, Rows, Spans, count, cut, joined, offsets, read_rows
 from fastsgd.data.checks import NaN
 from fastsgd.data.order import split_order
+from fastsgd.data.plan import as_bytes
 from fastsgd.data.spent import Spent
 from fastsgd.errors import DataError
 
@@ -253,15 +254,19 @@ class Dataset(ABC):
         Raises
         ------
         DataError
-            If that is no row, or one that there is not.
+            If that is no row, or one that there is not; or if so many do not fit in memory.
         """
         from fastsgd.data.arrays import ArrayDataset
 
         wanted = self._row_numbers(rows)
         starts = offsets(self._spans)
         span = np.searchsorted(starts, wanted, side="right") - 1
-        with self.open() as reader:
-            found = read_rows(reader, self._spans[span, 0] + wanted - starts[span], self._files())
+        try:
+            with self.open() as reader:
+                found = read_rows(reader, self._spans[span, 0] + wanted - starts[span], self._files())
+        except MemoryError as error:
+            size = as_bytes(len(wanted) * self.row_bytes)
+            raise DataError(f"take: {len(wanted)} rows of {self._name()} take {size}, more than there is") from error
         return ArrayDataset(found.x, found.y, weight=found.weight, nan=self.nan)
 
     def _row_numbers(self, rows: int | slice | ArrayLike) -> NDArray[np.int64]:
