@@ -70,6 +70,28 @@ def test_a_damaged_chunk_is_named(tmp_path, options, content, part):
     assert part in str(error.value)
 
 
+def test_a_plugin_sees_no_chunk_that_is_damaged(tmp_path):
+    """Of a type that only HDF5 reads, as a damaged one may be: its plugins write beyond their memory, or give what lies
+    there."""
+    kind = h5py.h5t.STD_I32LE.copy()
+    kind.set_precision(20)
+    for name, content in (("whole", None), ("cut", bytes(40))):
+        with h5py.File(tmp_path / name, "w") as file:
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plist.set_chunk((25, 4))
+            plist.set_filter(32015, h5py.h5z.FLAG_MANDATORY, (3,))
+            space = h5py.h5s.create_simple((100, 4))
+            h5py.h5d.create(file.id, b"X", kind, space, plist)
+            file["X"][...] = np.arange(400).reshape(100, 4)
+            if content is not None:
+                file["X"].id.write_direct_chunk((50, 0), content)
+    whole = HDF5Dataset(tmp_path / "whole", "X")
+    assert np.array_equal(all_rows(whole), np.arange(400).reshape(100, 4))
+    assert "its type in the file" in whole.through_hdf5()[f"{tmp_path / 'whole'}: X"]
+    with pytest.raises(DataError, match="the zstd data of a chunk are damaged"):
+        all_rows(HDF5Dataset(tmp_path / "cut", "X"))
+
+
 def test_rows_wider_than_memory_are_refused(tmp_path):
     with h5py.File(tmp_path / "wide.h5", "w") as file:
         file.create_dataset("X", (70, 2**40), "f4", chunks=(1, 2**20))  # as a damaged shape may say

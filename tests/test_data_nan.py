@@ -122,6 +122,7 @@ def test_training_tells_of_rows_left_out_and_means_are_over_the_others(tmp_path,
         history = trainer.fit(dataset, epochs=2, batch_size=50, validation=dataset, memory=memory)
         assert [epoch["skipped"] for epoch in history.epochs] == [ROWS - fit.sum()] * 2
         found, wanted = trainer.evaluate(dataset), trainer.evaluate(clean)
+        assert found.pop("skipped") == history.epochs[-1]["val_skipped"] == ROWS - fit.sum()
         assert found == pytest.approx(wanted, rel=1e-6)
         assert history.epochs[-1]["val_mae"] == pytest.approx(wanted["mae"], rel=1e-6)
         with pytest.raises(fs.DataError, match=r"predict: the dataset has nan=\"skip\""):
@@ -188,6 +189,7 @@ def test_on_the_command_line(tmp_path, capsys):
     assert run([*train, "--nan", "skip"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["skipped"] for event in events if event["event"] == "epoch"] == [ROWS - fit.sum()]
-    assert run(["evaluate", out, path, "-x", "X", "-y", "y", "--nan", "skip"]) == 0
+    assert run(["evaluate", out, path, "-x", "X", "-y", "y", "--nan", "skip", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == fit.sum()
     predict = ["predict", out, path, "-x", "X", "--out", predictions]
     assert [run([*predict, *nan]) for nan in ([], ["--nan", "skip"], ["--nan", "zero"])] == [1, 2, 0]

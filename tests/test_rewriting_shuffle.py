@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_files import KINDS, datasets_of, write_kinds, write_rows
 
-from fastsgd.data import HDF5Dataset, shuffle_file
+from fastsgd.data import HDF5Dataset, repack_file, shuffle_file
 from fastsgd.data.order import rewrite_key
 from fastsgd.data.rewriting.shuffling import plan_shuffle
 from fastsgd.data.rewriting.table import RowDataset
@@ -90,6 +90,16 @@ def test_the_same_bits_for_every_budget(tmp_path, memory, options):
     after = datasets_of(tmp_path / "out.h5")
     for name, values in before.items():
         assert np.array_equal(after[name], values[order_of(rows)]), name
+
+
+@pytest.mark.parametrize("rewritten", [shuffle_file, repack_file])
+def test_a_matrix_of_matlab_has_its_rows_as_columns_and_is_refused(tmp_path, rewritten):
+    with h5py.File(tmp_path / "m.mat", "w") as file:
+        for name, values in (("X", np.arange(300.0).reshape(3, 100)), ("y", np.arange(100.0)[None])):
+            file.create_dataset(name, data=values).attrs["MATLAB_class"] = np.bytes_(b"double")
+    with pytest.raises(DataError, match=r"m\.mat: dataset 'X' is a matrix of MATLAB, which stores rows as columns"):
+        rewritten(tmp_path / "m.mat", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
 
 
 def test_small_budgets_make_many_regions():

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from limits import PIECE_BYTES
 from runner import print_table, take_turns
 
 import fastsgd as fs
 from fastsgd.data.loader import Loader
-from topics.read import COLUMNS, write_file
+from topics.read import COLUMNS, read_all, read_plainly, write_file
 
 PEERS: tuple[str, ...] = ()
 FORMATS: dict[str, tuple[dict[str, Any], int]] = {"contiguous": ({}, 2**31), "chunked": ({"chunks": True}, 2**31)}
@@ -41,19 +40,13 @@ def turns_of(path: Path, threads: int) -> dict[str, Callable[[], Mapping[str, fl
         begin = time.perf_counter()
         dataset = fs.HDF5Dataset(path, "X")
         loader = Loader(dataset, batch_size=256, shuffle=False, memory=dataset.nbytes // 4, threads=threads)
-        with dataset.open(loader.decoders()) as opened:
-            rows = sum(len(rows.x) for rows in loader.read(opened, (loader.blocks[index] for index in order)))
-        assert rows == dataset.n_rows
+        read_all(dataset, loader, (loader.blocks[index] for index in order))
         return {"seconds": time.perf_counter() - begin}
 
     def plain() -> Mapping[str, float]:
         evict(path)
         begin = time.perf_counter()
-        piece = bytearray(PIECE_BYTES)
-        descriptor = os.open(path, os.O_RDONLY)
-        for start in range(0, os.fstat(descriptor).st_size, PIECE_BYTES):
-            os.preadv(descriptor, [piece], start)
-        os.close(descriptor)
+        read_plainly(path)
         return {"seconds": time.perf_counter() - begin}
 
     blocks = len(fs.HDF5Dataset(path, "X").blocks())

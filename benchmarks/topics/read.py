@@ -8,7 +8,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from limits import PIECE_BYTES
 from runner import print_table, take_turns
 
 import fastsgd as fs
+from fastsgd.data.blocks import Block
 from fastsgd.data.loader import Loader
 
 PEERS: tuple[str, ...] = ()
@@ -48,6 +49,22 @@ def write_file(path: Path, options: Mapping[str, Any], rows: int, seed: int) -> 
             x[first : first + chunk] = rng.integers(0, 500, (min(chunk, rows - first), COLUMNS)) / 8
 
 
+def read_all(dataset: fs.HDF5Dataset, loader: Loader, blocks: Iterable[Block]) -> None:
+    """All rows, in the order of some blocks."""
+    with dataset.open(loader.decoders()) as reader:
+        rows = sum(len(rows.x) for rows in loader.read(reader, blocks))
+    assert rows == dataset.n_rows
+
+
+def read_plainly(path: Path) -> None:
+    """The bytes of a file, from the first to the last, into one buffer."""
+    piece = bytearray(PIECE_BYTES)
+    descriptor = os.open(path, os.O_RDONLY)
+    for start in range(0, os.fstat(descriptor).st_size, PIECE_BYTES):
+        os.preadv(descriptor, [piece], start)
+    os.close(descriptor)
+
+
 def turns_of(path: Path, threads: int) -> dict[str, Callable[[], Mapping[str, float]]]:
     """Each reads all there is, with a quarter of it as memory."""
     dataset = fs.HDF5Dataset(path, "X")
@@ -55,9 +72,7 @@ def turns_of(path: Path, threads: int) -> dict[str, Callable[[], Mapping[str, fl
 
     def reader() -> Mapping[str, float]:
         begin = time.perf_counter()
-        with dataset.open(loader.decoders()) as opened:
-            rows = sum(len(rows.x) for rows in loader.read(opened, loader.blocks))
-        assert rows == dataset.n_rows
+        read_all(dataset, loader, loader.blocks)
         return {"seconds": time.perf_counter() - begin}
 
     def slices() -> Mapping[str, float]:
@@ -70,11 +85,7 @@ def turns_of(path: Path, threads: int) -> dict[str, Callable[[], Mapping[str, fl
 
     def plain() -> Mapping[str, float]:
         begin = time.perf_counter()
-        piece = bytearray(PIECE_BYTES)
-        descriptor = os.open(path, os.O_RDONLY)
-        for start in range(0, os.fstat(descriptor).st_size, PIECE_BYTES):
-            os.preadv(descriptor, [piece], start)
-        os.close(descriptor)
+        read_plainly(path)
         return {"seconds": time.perf_counter() - begin}
 
     reader()

@@ -62,10 +62,11 @@ def command(
     loss = loss or _loss_of_run(model) or _USUAL.get(network.dense[-1].activation, "mse")
     trainer = Trainer(network, SGD(), loss, metrics=metrics, threads=threads)
     found = trainer.evaluate(dataset, memory=memory)
+    count = dataset.n_rows - int(found.get("skipped", 0))
     if as_json:
-        print_json(rows=dataset.n_rows, loss_name=trainer.loss.name, **found)
+        print_json(rows=count, loss_name=trainer.loss.name, **found)
     else:
-        rows: list[tuple[str, ...]] = [("figure", "value"), ("rows", f"{dataset.n_rows:,}")]
+        rows: list[tuple[str, ...]] = [("figure", "value"), ("rows", f"{count:,}")]
         rows += [
             (f"loss ({trainer.loss.name})" if name == "loss" else name, f"{value:.6g}") for name, value in found.items()
         ]

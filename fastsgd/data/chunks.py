@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,7 +124,6 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
     """
     import h5py
 
-    plist = dataset.id.get_create_plist()
     stored = dataset.dtype
     try:
         alike = not stored.hasobject and h5py.h5t.py_create(stored).equal(dataset.id.get_type())
@@ -132,6 +131,30 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
         alike = False
     if not alike:
         raise NotDirectError(f"its type in the file is not that of NumPy's {stored}")
+    layout = _layout(dataset, stored, file_size)
+    return replace(layout, fill=_fill_value(dataset, layout.chunk, layout.offsets))
+
+
+def find_bytes(dataset: Any, file_size: int) -> Layout:
+    """The layout of an h5py dataset of any type, its values taken for bytes: what undoing its filters takes to know.
+
+    Raises as `find_layout`, and for no type.
+    """
+    return _layout(dataset, np.dtype(f"V{dataset.id.get_type().get_size()}"), file_size)
+
+
+def filters_of(dataset: Any) -> tuple[Filter, ...]:
+    """The filters of an h5py dataset, in the order in which chunks pass them when they are written."""
+    plist = dataset.id.get_create_plist()
+    given = map(plist.get_filter, range(plist.get_nfilters()))
+    return tuple(Filter(number, tuple(values)) for number, _, values, _ in given)
+
+
+def _layout(dataset: Any, stored: np.dtype[Any], file_size: int) -> Layout:
+    """`find_layout` for values of a type that is given, with zeros where nothing was written."""
+    import h5py
+
+    plist = dataset.id.get_create_plist()
     rows, columns = dataset.shape[0], dataset.shape[1] if len(dataset.shape) == 2 else 1
     kind = plist.get_layout()
     chunk = (rows, columns)
@@ -145,9 +168,7 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
             raise NotDirectError("its values reach beyond the end of the file")
         tables = (np.full((1, 1), offset), np.full((1, 1), size), np.zeros((1, 1), np.uint32))
     elif kind == h5py.h5d.CHUNKED:
-        filters = tuple(
-            Filter(number, tuple(values)) for number, _, values, _ in map(plist.get_filter, range(plist.get_nfilters()))
-        )
+        filters = filters_of(dataset)
         unknown = why_not_undoable(filters)
         if unknown is not None:
             raise NotDirectError(unknown)
@@ -155,7 +176,7 @@ def find_layout(dataset: Any, file_size: int) -> Layout:
         tables = _chunk_tables(dataset, chunk, file_size)
     else:
         raise NotDirectError("it is neither chunked nor contiguous")
-    return Layout(rows, columns, stored, chunk, filters, *tables, _fill_value(dataset, chunk, tables[0]))
+    return Layout(rows, columns, stored, chunk, filters, *tables, np.zeros(1, stored))
 
 
 def _fill_value(dataset: Any, chunk: tuple[int, int], offsets: NDArray[np.int64]) -> NDArray[Any]:

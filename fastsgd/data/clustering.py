@@ -14,7 +14,7 @@ from fastsgd.data.loader import Loader
 # window of 20 blocks lost 0.4%, one of 10 1.4%, one of 5 a twentieth, with a linear model and a network alike
 # (benchmarks/topics/shuffle.py).
 ENOUGH_BLOCKS = 20
-_CLUSTERED = 0.1
+_CLUSTERED = 0.1  # share of the variance; of thousands of rows a block, chance gives less than a hundredth
 _SAMPLED, _LEAST_SAMPLED, _SAMPLED_BYTES = 32, 4, 1 << 26  # blocks, and about their bytes
 _MOST_CLASSES = 100
 

@@ -54,7 +54,12 @@ def decompress(number: int, values: tuple[int, ...], data: Bytes, size: int) -> 
 
 def can_decompress(number: int) -> bool:
     """Whether a filter is one of those that are undone here."""
-    return number in (DEFLATE, LZF) or (number in _DECODERS and _imagecodecs() is not None)
+    return number in (DEFLATE, LZF) or (is_of_plugin(number) and _imagecodecs() is not None)
+
+
+def is_of_plugin(number: int) -> bool:
+    """Whether a filter is one of those, and HDF5 has it from a plugin only."""
+    return number in _DECODERS and number not in (DEFLATE, LZF)
 
 
 def needs_codecs(number: int) -> bool:
@@ -172,8 +177,10 @@ def _unlz4_blocks(data: Bytes, size: int, block_bytes: int, tail: int) -> Bytes 
         place, at = place + 4 + count, stop
     if data.size - place != tail:
         return None
-    out, framed = scratch("decompressed", size, data), scratch("framed", place, data)
-    framed[:12], framed[12:] = np.frombuffer(struct.pack(">QI", size - tail, block_bytes), np.uint8), data[12:place]
+    out, framed = scratch("decompressed", size, data), data[:place]
+    if tail:  # which HDF5's own does not have, and so does not count
+        framed = scratch("framed", place, data)
+        framed[:12], framed[12:] = np.frombuffer(struct.pack(">QI", size - tail, block_bytes), np.uint8), data[12:place]
     if len(_imagecodecs().lz4h5_decode(framed, out=out[: size - tail])) != size - tail:
         raise ValueError("a block is cut short")
     out[size - tail :] = data[place:]

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.chunks import Layout, NotDirectError, find_layout
+from fastsgd.data.chunks import Layout, NotDirectError, filters_of, find_bytes, find_layout
+from fastsgd.data.compressors import is_of_plugin
 from fastsgd.data.conventions import is_transposed
 from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.data.spent import Spent
@@ -90,8 +91,18 @@ class OpenFile:
             self._layouts[name] = checked_layout(dataset, self.descriptor, self.path)
         layout = self._layouts[name]
         if isinstance(layout, str):
-            return ThroughHDF5(dataset, placements, self._spent)
+            return ThroughHDF5(dataset, placements, self._spent, self._guard(dataset))
         return Direct(self.descriptor, layout, placements, self._spent)
+
+    def _guard(self, dataset: Any) -> Direct | None:
+        """What undoes the chunks of a dataset before a plugin of HDF5 does, where there is one to do so."""
+        if not any(is_of_plugin(one.number) for one in filters_of(dataset)):
+            return None
+        try:
+            layout = find_bytes(dataset, os.fstat(self.descriptor).st_size)
+        except NotDirectError:
+            return None
+        return Direct(self.descriptor, layout, [], self._spent)
 
     def started(self, job: Future[None]) -> Future[None]:
         """Let the file stay open until a job has ended."""

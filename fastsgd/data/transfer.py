@@ -68,12 +68,19 @@ def _place(values: NDArray[Any], placements: Sequence[Placement], left: int, out
 
 
 class ThroughHDF5:
-    """Reads in the thread that waits: HDF5 does one thing at a time."""
+    """Reads in the thread that waits: HDF5 does one thing at a time.
 
-    def __init__(self, dataset: Any, placements: Sequence[Placement], spent: Spent) -> None:
+    What `guard` cannot undo does not come before HDF5, some of whose plugins crash over damaged chunks.
+    """
+
+    def __init__(
+        self, dataset: Any, placements: Sequence[Placement], spent: Spent, guard: Direct | None = None
+    ) -> None:
+        self._guard = guard
         self._placements = placements
         self._spent = spent
         self._transposed = is_transposed(dataset)
+        self._rows_stored = dataset.shape[0]
         self._filtered = dataset.id.get_create_plist().get_nfilters() > 0
         fields = list(dict.fromkeys(placement.field for placement in placements))
         self._dataset = dataset if fields == [None] else dataset.fields(fields)
@@ -83,6 +90,9 @@ class ThroughHDF5:
 
     def _read(self, first: int, last: int, outs: Outs) -> None:
         begin = time.perf_counter()
+        if self._guard is not None:
+            # Rows of a matrix that lies turned are in all chunks.
+            self._guard.require_sound(*((0, self._rows_stored) if self._transposed else (first, last)))
         values = self._dataset[:, first:last].T if self._transposed else self._dataset[first:last]
         taken = time.perf_counter() - begin
         self._spent.add(reading=0 if self._filtered else taken, decoding=taken if self._filtered else 0)
@@ -136,14 +146,9 @@ class Direct:
             _place(values, self._placements, piece.left, outs, row)
             return 0.0
         target = self._target(piece, row, outs)
-        size = piece.rows * piece.columns * layout.stored.itemsize
         if target is not None and not layout.filters and not self._swapped:
             return self._fill(target.view(np.uint8), piece.offset)
-        if piece.size > 2 * size + _SPARE_BYTES:
-            raise DamagedChunkError(f"a chunk of {size} bytes takes {piece.size} in the file")
-        raw = scratch("read", piece.size)
-        reading = self._fill(raw, piece.offset)
-        data, element = undo(layout.filters, piece.mask, raw, size)
+        data, element, reading = self._undone(piece, piece.offset)
         whole = element == layout.stored.itemsize and layout.stored.names is None
         if whole and target is not None:
             unshuffled(data, element, target, swapped=self._swapped)
@@ -154,6 +159,21 @@ class Direct:
         values = values[piece.skip : piece.skip + piece.height, : piece.width]
         _place(values, self._placements, piece.left, outs, row)
         return reading
+
+    def _undone(self, piece: Piece, offset: int) -> tuple[NDArray[np.uint8], int, float]:
+        """A piece as it was before its filters, as `undo` gives it, and the seconds that the system took to read it."""
+        size = piece.rows * piece.columns * self._layout.stored.itemsize
+        if piece.size > 2 * size + _SPARE_BYTES:
+            raise DamagedChunkError(f"a chunk of {size} bytes takes {piece.size} in the file")
+        raw = scratch("read", piece.size)
+        reading = self._fill(raw, offset)
+        return *undo(self._layout.filters, piece.mask, raw, size), reading
+
+    def require_sound(self, first: int, last: int) -> None:
+        """Raise DamagedChunkError unless the filters of all pieces of rows first to last can be undone."""
+        for piece in self._layout.pieces(first, last):
+            if piece.offset is not None:
+                self._undone(piece, piece.offset)
 
     def _target(self, piece: Piece, row: int, outs: Outs) -> NDArray[Any] | None:
         """The place of a piece's values in the rows, flat, where they can be decoded straight into it."""

@@ -360,7 +360,8 @@ class Trainer:
         Returns
         -------
         dict
-            "loss", and each metric by name: means over the rows.
+            "loss", and each metric by name: means over the rows. With ``nan="skip"``, "skipped": rows left out, where
+            there are any.
         """
         data = as_dataset(dataset, "the data")
         self._prepare(data)
@@ -386,7 +387,9 @@ class Trainer:
                     )
                     for name, metric in self.metrics.items():
                         sums[name] += float(metric(outputs, slab.y).sum())
-        return {name: finished(name, total / rows) for name, total in sums.items()}
+        skipped = dataset.n_rows - rows
+        means = {name: finished(name, total / rows) for name, total in sums.items()}
+        return means | ({"skipped": skipped} if skipped else {})
 
 
 def _warn_of_clustering(loader: Loader) -> None:

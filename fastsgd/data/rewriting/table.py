@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.data.conventions import is_transposed
 from fastsgd.data.external import require_readable
 from fastsgd.data.schema import READ_ERRORS, find_dataset, text_of
 from fastsgd.errors import DataError
@@ -190,6 +191,11 @@ def _rows_of(file: Any, path: str, name: str) -> int:
 def _row_dataset(file: Any, path: str, name: bytes) -> RowDataset:
     item, called = file[name], shown(name)
     filters = require_readable(item, path)
+    if is_transposed(item):
+        raise DataError(
+            f"{path}: dataset {called!r} is a matrix of MATLAB, which stores rows as columns: its columns would "
+            "be taken for rows; save its transpose, without the attribute MATLAB_class, or train on it as it is"
+        )
     if not is_fixed(item.id.get_type()):
         raise DataError(
             f"{path}: dataset {called!r} has values of no fixed size (text, lists or references), whose rows cannot be "
