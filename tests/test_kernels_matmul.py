@@ -9,7 +9,7 @@ from products import KERNELS, expected, rows_stored, strips_stored, view_of, wid
 
 from fastsgd.kernels import tile, vectors
 from fastsgd.kernels.machine import lanes_of, pointer
-from fastsgd.kernels.weights import _copy_across, _copy_along
+from fastsgd.kernels.weights import copy_across, copy_along
 
 SHAPES = [
     (1, 1, 1),
@@ -171,8 +171,8 @@ def test_transpose_of_a_square(dtype):
 
 @njit
 def copy_to_strips(parameters, start, stored, rectangle, across, across_place, along, along_place):
-    _copy_across(pointer(parameters, 0), start, stored, rectangle, pointer(across, 0), across_place)
-    _copy_along(pointer(parameters, 0), start, stored, rectangle, pointer(along, 0), along_place)
+    copy_across(pointer(parameters, 0), start, stored, rectangle, pointer(across, 0), across_place)
+    copy_along(pointer(parameters, 0), start, stored, rectangle, pointer(along, 0), along_place)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -75,8 +75,20 @@ class _KernelCacheImpl(caching.CompileResultCacheImpl):
         return result
 
 
+_expected: dict[str, Callable[[str], None]] = {}  # by name, what waits for a kernel that another process compiles
+
+
 class _KernelCache(caching.FunctionCache):
     _impl_class = _KernelCacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """From the file; where it is not there, but another process is compiling it, as soon as it is."""
+        found = super().load_overload(sig, target_context)
+        name = self._py_func.__qualname__
+        if found is None and name in _expected:
+            _expected.pop(name)(name)
+            found = super().load_overload(sig, target_context)
+        return found
 
 
 @contextmanager
@@ -130,6 +142,16 @@ def _compile(
             # No folder can be written to: every process compiles for itself, which is slow but right.
             dispatcher._cache = caching.NullCache()
     return dispatcher
+
+
+def name_of(kernel: Any) -> str:
+    """What a kernel is called in the cache."""
+    return str(kernel.py_func.__qualname__)
+
+
+def expect(kernel: Any, wait: Callable[[str], None]) -> None:
+    """Call ``wait(name)`` before this kernel, which another process is compiling, is compiled here."""
+    _expected[name_of(kernel)] = wait
 
 
 def serial(function: Callable[..., Any]) -> Any:

@@ -32,6 +32,7 @@ from fastsgd.kernels.network import (
     rows_of,
     standardizes,
 )
+from fastsgd.kernels.scalar import like
 
 _eight_dots = make_scattered_dots(8, standardized=False)
 _one_dot = make_scattered_dots(1, standardized=False)
@@ -55,7 +56,7 @@ def trains_in_place(arena, groups):
     return groups > 0 and predicts_in_place(arena)
 
 
-class _InPlace(NamedTuple):
+class InPlace(NamedTuple):
     """m rows of x by their numbers, those that memory is asked for on the way, and what standardizes them: pointers."""
 
     x: Any
@@ -79,7 +80,7 @@ def _in_place(arena, rows, part):
         order = advance(arena.numbers, arena.numbers[COUNT_UP])
         ahead = advance(order, min(part.ahead - part.position, COUNT_UP_SIZE // 2))
     shift, scale = advance(arena.memory, arena.numbers[SHIFT]), advance(arena.memory, arena.numbers[SCALE])
-    return _InPlace(x, rows.n_in, order, ahead, part.m, shift, scale, standardizes(arena))
+    return InPlace(x, rows.n_in, order, ahead, part.m, shift, scale, standardizes(arena))
 
 
 def _value(a, i, k):
@@ -113,7 +114,7 @@ def _dots_vectors(a, weights, out, start):
         i += 8 if m - i >= 8 else 1
 
 
-_dots = serial(_dots_plain if config.DISABLE_JIT else _dots_vectors)
+dots_in_place = serial(_dots_plain if config.DISABLE_JIT else _dots_vectors)
 
 
 def _sums_plain(a, factor, out, fresh):
@@ -143,7 +144,7 @@ def _sums_vectors(a, factor, out, fresh):
         i += 8 if m - i >= 8 else 1
 
 
-_sums = serial(_sums_plain if config.DISABLE_JIT else _sums_vectors)
+sums_in_place = serial(_sums_plain if config.DISABLE_JIT else _sums_vectors)
 
 
 @inlined
@@ -153,8 +154,8 @@ def outputs_in_place(arena, rows, part):
     bias = layer_field(arena, 0, BIAS_START)
     for j in range(layer_field(arena, 0, N_OUT)):
         weights = advance(arena.parameters, layer_field(arena, 0, KERNEL) + j * rows.n_in)
-        start = arena.parameters[bias + j] if bias != NO_BIAS else weights[0] * 0
-        _dots(a, weights, Matrix(out.data, out.start + j, out.row, 1), start)
+        start = arena.parameters[bias + j] if bias != NO_BIAS else like(weights[0], 0.0)
+        dots_in_place(a, weights, Matrix(out.data, out.start + j, out.row, 1), start)
 
 
 @inlined
@@ -164,4 +165,4 @@ def gradient_in_place(arena, rows, part, group, is_first):
     base = arena.numbers[GRADIENTS] + group * arena.size + layer_field(arena, 0, KERNEL)
     for j in range(layer_field(arena, 0, N_OUT)):
         factor = Matrix(delta.data, delta.start + j, delta.row, 1)
-        _sums(a, factor, advance(arena.memory, base + j * rows.n_in), is_first)
+        sums_in_place(a, factor, advance(arena.memory, base + j * rows.n_in), is_first)

@@ -56,6 +56,7 @@ from fastsgd.kernels.network import (
     standardizes,
     zero_panel,
 )
+from fastsgd.kernels.scalar import like
 from fastsgd.kernels.tile import RELU as END_RELU
 from fastsgd.kernels.tile import RELU_GRAD, STORE
 from fastsgd.kernels.tile import SCALE as SCALE_BY
@@ -132,6 +133,12 @@ def source_rows(source):
     )
 
 
+@small
+def _one_column():
+    """The width of the weights, as an integer like any: for a literal one, kernels would be compiled once more."""
+    return np.int64(1)
+
+
 @serial
 def _prefetch_rows(rows, width, order, first, m):
     """Ask memory for rows[order[first:first + m]]."""
@@ -153,7 +160,7 @@ def expect_rows(rows, position, m, with_inputs):
             _prefetch_rows(rows.x, rows.n_in, rows.order, position, m)
         _prefetch_rows(rows.y, rows.n_targets, rows.order, position, m)
         if rows.weighted:
-            _prefetch_rows(rows.weight, 1, rows.order, position, m)
+            _prefetch_rows(rows.weight, _one_column(), rows.order, position, m)
 
 
 @serial
@@ -207,7 +214,7 @@ def _dot_forward_vectors(a, parameters, kernel, bias, m, n, k, out):
     never_inline()
     for j in range(n):
         weights = advance(parameters, kernel + j * k)
-        start = parameters[bias + j] if bias != NO_BIAS else weights[0] * 0
+        start = parameters[bias + j] if bias != NO_BIAS else like(weights[0], 0.0)
         i = 0
         while i < m:
             rows, result = advance(a.data, a.start + i * a.row), advance(out.data, out.start + i * out.row + j)
@@ -313,7 +320,7 @@ def _take_targets(arena, rows, part):
     weight = Matrix(arena.memory, arena.numbers[ONE], 0, 0)
     if rows.weighted:
         weight = Matrix(arena.memory, arena.numbers[ROW_WEIGHTS] + at, 1, 1)
-        _copy_rows(rows.weight, 1, rows.order, rows.ordered, position, m, weight)
+        _copy_rows(rows.weight, _one_column(), rows.order, rows.ordered, position, m, weight)
     return target, weight
 
 

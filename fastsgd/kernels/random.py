@@ -20,8 +20,10 @@ _LOW = np.uint64(0xFFFFFFFF)
 _TOGETHER = 64  # positions that are enciphered at a time
 
 
-@inlined
-def _mix(z):
+@small
+def _bits(key, position):
+    """`random_bits`, of unsigned integers alone: each kind of arguments would be compiled by itself."""
+    z = key + (position + np.uint64(1)) * _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _FIRST
     z = (z ^ (z >> np.uint64(27))) * _SECOND
     return z ^ (z >> np.uint64(31))
@@ -30,20 +32,20 @@ def _mix(z):
 @serial
 def random_bits(key, position):
     """64 random bits for a position of the stream `key`."""
-    return _mix(np.uint64(key) + (np.uint64(position) + np.uint64(1)) * _GOLDEN)
+    return _bits(np.uint64(key), np.uint64(position))
 
 
 @serial
 def random_below(key, position, size):
     """A random integer in [0, size), for a size below 2**32."""
-    high = random_bits(key, position) >> np.uint64(32)
+    high = _bits(np.uint64(key), np.uint64(position)) >> np.uint64(32)
     return np.int64((high * np.uint64(size)) >> np.uint64(32))
 
 
 @serial
 def stream_key(seed, epoch, purpose):
     """The key of an independent stream for a seed, an epoch and a purpose."""
-    return random_bits(random_bits(random_bits(np.uint64(seed), epoch), purpose), 0)
+    return _bits(_bits(_bits(np.uint64(seed), np.uint64(epoch)), np.uint64(purpose)), np.uint64(0))
 
 
 class Cipher(NamedTuple):
@@ -59,13 +61,14 @@ class Cipher(NamedTuple):
 def make_cipher(key, size):
     """The random permutation of [0, size) that `key` names; size below 2**62."""
     rows = math.ceil(math.sqrt(size))
+    key = np.uint64(key)
     keys = (
-        random_bits(key, 0),
-        random_bits(key, 1),
-        random_bits(key, 2),
-        random_bits(key, 3),
-        random_bits(key, 4),
-        random_bits(key, 5),
+        _bits(key, np.uint64(0)),
+        _bits(key, np.uint64(1)),
+        _bits(key, np.uint64(2)),
+        _bits(key, np.uint64(3)),
+        _bits(key, np.uint64(4)),
+        _bits(key, np.uint64(5)),
     )
     return Cipher(int(size), rows, (size + rows - 1) // rows, keys)
 

@@ -49,6 +49,7 @@ from fastsgd.kernels.passes import (
     source_rows,
     source_size,
 )
+from fastsgd.kernels.scalar import like
 from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
 
 _PREDICTED_ROWS = 128  # of a task of a prediction, or one block: a task of less is little beside taking it
@@ -107,7 +108,7 @@ def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
     last = min(m, first + size)
     one = arena.memory[arena.numbers[ONE]]
     unit, in_place = _loss_rows_together(size, groups), trains_in_place(arena, groups)
-    job = Job(loss, one / (one * m), sums, unit, worker, in_place)
+    job = Job(loss, one / like(one, m), sums, unit, worker, in_place)
     for index in range(first // unit, (last + unit - 1) // unit):
         sums[index] = 0.0
     # The first rows of the task after the next: with two threads it is likely this one's, with one thread no task is

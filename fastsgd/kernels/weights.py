@@ -91,7 +91,7 @@ def _copy_across_squares(parameters, start, stored, rectangle, packed, place):
                 packed[row + i - r + k * width] = parameters[start + i * stored + k]
 
 
-_copy_across = serial(_copy_across_plain if config.DISABLE_JIT else _copy_across_squares)
+copy_across = serial(_copy_across_plain if config.DISABLE_JIT else _copy_across_squares)
 
 
 def _copy_along_plain(parameters, start, stored, rectangle, packed, place):
@@ -121,7 +121,7 @@ def _copy_along_strips(parameters, start, stored, rectangle, packed, place):
                     packed[out + r * width + k] = parameters[source + r * stored + k]
 
 
-_copy_along = serial(_copy_along_plain if config.DISABLE_JIT else _copy_along_strips)
+copy_along = serial(_copy_along_plain if config.DISABLE_JIT else _copy_along_strips)
 
 
 @small
@@ -163,9 +163,9 @@ def pack_task(arena, task):
         if layer_field(arena, layer, TRANSPOSED):
             along, along_strip, across, across_strip = across, across_strip, along, along_strip
     if along_strip != NOT_PACKED:
-        _copy_along(arena.parameters, start, stored, rectangle, arena.memory, (along, along_strip))
+        copy_along(arena.parameters, start, stored, rectangle, arena.memory, (along, along_strip))
     if across_strip != NOT_PACKED:
-        _copy_across(arena.parameters, start, stored, rectangle, arena.memory, (across, across_strip))
+        copy_across(arena.parameters, start, stored, rectangle, arena.memory, (across, across_strip))
 
 
 @small
@@ -187,7 +187,7 @@ def _bias_factors(arena, layer, at):
 
 
 @serial
-def _pack_columns(a, m, k, packed, at):
+def pack_columns(a, m, k, packed, at):
     """packed[at:] := the columns of a (m, k), those of a row next to each other and TASK_ROWS from row to row."""
     never_inline()
     for p in range(k):
@@ -226,7 +226,7 @@ def _gradient_task(arena, velocity, mode, worker, m, task):
         k = min(chunk, m - begin)
         a, b = _bias_factors(arena, layer, begin) if is_bias else _factors(arena, layer, begin, first, left)
         if across >= _WORTH_PACKING and not is_bias:
-            _pack_columns(a, height, k, arena.memory, scratch)
+            pack_columns(a, height, k, arena.memory, scratch)
             a = Matrix(arena.memory, scratch, 1, TASK_ROWS)
         init = zero_panel(arena)
         if begin > 0:
@@ -263,7 +263,7 @@ def group_gradient(arena, at, m, group, is_first, first_part):
 
 
 @serial
-def _add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, groups, at, count):
+def add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, groups, at, count):
     """Add the groups' gradients of `count` of `size` parameters from `at` on, and update those."""
     never_inline()
     total = view(gradients, at, count)
@@ -295,7 +295,7 @@ def _grouped_task(arena, velocity, mode, groups, task):
     rate, momentum = arena.memory[settings + RATE], arena.memory[settings + MOMENTUM_RATE]
     gradients = advance(arena.memory, arena.numbers[GRADIENTS])
     for r in range(height):
-        _add_and_update(
+        add_and_update(
             arena.parameters, velocity, mode, rate, momentum, gradients, arena.size, groups, at + r * stored, count
         )
 

@@ -1,0 +1,110 @@
+"""A second process that compiles a part of the training step while this one compiles the rest.
+
+Numba compiles on one thread, and what it finds in the cache it does not compile. The other process therefore works
+through some functions of the step, each for the types of arguments that the step has, and says when one is in the
+cache. This process waits for one where it would compile it itself. If the other fails, all is compiled here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing.spawn
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from fastsgd.kernels import activations, host, jit, linear, losses, matmul, threads, weights
+
+_LEAST_MEMORY = 2 * 10**9  # bytes that must be free: a process that compiles takes 300 MB
+
+
+def parts(dtype: str) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Functions of the training step, and the types of their arguments, in the order in which the step needs them.
+
+    About half of the work, so that neither process waits for the other.
+    """
+    real, size, flag = numba.from_dtype(np.dtype(dtype)), types.int64, types.boolean
+    pointer, numbers = types.CPointer(real), types.CPointer(size)
+    matrix = types.NamedTuple((pointer, size, size, size), matmul.Matrix)
+    panel = types.NamedTuple((pointer, size, size, size), matmul.Panel)
+    ending = types.NamedTuple((size, panel, matrix, real, real), matmul.Ending)
+    product = (matrix, panel, matrix, size, size, size, ending)
+    in_place = types.NamedTuple((pointer, size, numbers, numbers, size, pointer, pointer, flag), linear.InPlace)
+    return [
+        (matmul.multiply_rows, product),
+        (activations.activate_with_slope, (size, matrix, matrix, size, size)),
+        (losses.loss_rows, (size, pointer, matrix, matrix, matrix, size, size, real, matrix, pointer)),
+        (activations.scale_rows, (matrix, matrix, size, size)),
+        (activations.relu_or_softmax_grad, (size, matrix, matrix, size, size)),
+        (linear.sums_in_place, (in_place, matrix, pointer, flag)),
+        (matmul.multiply, product),
+        (weights.add_and_update, (pointer, pointer, size, real, real, pointer, size, size, size, size)),
+        (weights.pack_columns, (matrix, size, size, pointer, size)),
+    ]
+
+
+def compile_parts(dtype: str) -> None:
+    """What the other process does: compile each part, and print its name when it is in the cache."""
+    for kernel, arguments in parts(dtype):
+        kernel.compile(arguments)
+        print(jit.name_of(kernel), flush=True)
+
+
+class _Other:
+    """The other process, and the parts that it has not yet said are in the cache."""
+
+    def __init__(self, dtype: str) -> None:
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from fastsgd.kernels.ahead import compile_parts; "
+            f"compile_parts({dtype!r})"
+        )
+        self._process = subprocess.Popen(
+            [multiprocessing.spawn.get_executable(), "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._missing = {jit.name_of(kernel) for kernel, _ in parts(dtype)}
+        atexit.register(self._end)
+
+    def wait(self, name: str) -> None:
+        """Return when a part is in the cache, or will not come."""
+        assert self._process.stdout is not None
+        while name in self._missing:
+            line = self._process.stdout.readline()
+            self._missing -= {line.decode().strip()} if line else self._missing
+            if not self._missing:
+                self._process.communicate()  # it is at its end
+
+    def _end(self) -> None:
+        if self._missing:
+            self._process.kill()
+            self._process.communicate()
+
+
+@cache
+def compile_ahead(dtype: str) -> None:
+    """Start the other process, where there are two processors and the memory for it; once for a dtype.
+
+    Parameters
+    ----------
+    dtype : str
+        Of the network: "float32" or "float64".
+    """
+    free = [most for most in (host.memory_limit(), host.memory_available()) if most is not None]
+    kept = all(jit.cache_folder(kernel) for kernel, _ in parts(dtype))
+    # A frozen program is its own interpreter: to start it would start the program again.
+    frozen = getattr(sys, "frozen", False) or not multiprocessing.spawn.get_executable()
+    if not kept or frozen or threads.available_threads(None) < 2 or min(free, default=_LEAST_MEMORY) < _LEAST_MEMORY:
+        return
+    try:
+        other = _Other(dtype)
+    except OSError:
+        return  # all is compiled here
+    for kernel, _ in parts(dtype):
+        jit.expect(kernel, other.wait)

@@ -1,0 +1,43 @@
+"""A cold start: another process compiles a part of the training step, for the types of arguments that the step has."""
+
+import os
+import subprocess
+import sys
+
+from fastsgd.kernels import ahead, jit, matmul
+
+COLD_START = """
+import numpy as np, fastsgd as fs
+from fastsgd.kernels import ahead, jit
+
+x = np.random.default_rng(0).random((256, 10), np.float32)
+model = fs.Sequential([fs.Dense(16, activation="relu"), fs.Dense(1)])
+trainer = fs.Trainer(model, fs.SGD(learning_rate=0.01), loss="mse")
+trainer.fit((x, x[:, :1], x[:, 0]), validation=(x, x[:, :1]), batch_size=64, progress=False)
+for kernel, arguments in ahead.parts("float32"):
+    name = jit.name_of(kernel)
+    assert kernel.signatures == [arguments], f"{name} was compiled for {kernel.signatures}, not for {arguments}"
+    assert list(kernel.stats.cache_hits) == [arguments], f"{name} was compiled here"
+literal = [jit.name_of(kernel) for kernel in jit._KEPT if "Literal" in str(kernel.signatures)]
+assert not literal, f"{literal} were compiled for a single number"
+"""
+
+
+def test_parts_come_from_the_other_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", COLD_START],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+
+def test_nobody_waits_for_a_process_that_failed(monkeypatch):
+    with monkeypatch.context() as without_packages:
+        without_packages.setattr(sys, "path", [])
+        other = ahead._Other("float64")
+    other.wait(jit.name_of(matmul.multiply))
+    assert other._process.returncode == 1
