@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.blocks import Blocks, cut, joined
 from fastsgd.data.loader import Loader
-from fastsgd.errors import MemoryBudgetError
+from fastsgd.data.readers import HDF5Reader
+from fastsgd.errors import DataError, MemoryBudgetError
 
 EXAMPLES = settings(max_examples=70, deadline=None, derandomize=True, database=None)
 
@@ -149,6 +150,50 @@ class TestOrder:
         assert (np.abs(np.diff(places)) < 10).mean() < 0.05
         means = numbers.reshape(-1, 60).mean(axis=1)
         assert np.abs(means / n - 0.5).max() < 0.35
+
+
+class TestStart:
+    """An epoch that goes on in the middle: the rows that had not come, in the order in which they would have."""
+
+    def require_each_start(self, dataset, starts, **options):
+        whole = numbers_of(dataset.batches(7, seed=3, epoch=1, **options))
+        for start in starts:
+            left = list(dataset.batches(7, seed=3, epoch=1, start=start, **options))
+            found = numbers_of(left) if left else np.empty(0, np.int64)
+            assert found.tolist() == whole[start:].tolist(), start
+
+    @pytest.mark.parametrize("shuffle", [True, False])
+    @pytest.mark.parametrize("memory", ["1MB", "12kB", "8kB"])
+    def test_at_any_row(self, tmp_path, memory, shuffle):
+        dataset = ChunkByChunk(write_files(tmp_path, [150, 270, 1], [30] * 3), "X", "y", weight="w")
+        assert Loader(dataset, batch_size=7, memory=memory).plan.whole == (memory == "1MB")
+        self.require_each_start(dataset, range(dataset.n_rows + 1), memory=memory, shuffle=shuffle)
+
+    def test_of_a_part_of_the_rows(self, tmp_path):
+        train, _ = ChunkByChunk(write_rows(tmp_path / "a.h5", 3000, chunk=16), "X", "y", weight="w").split(0.3)
+        self.require_each_start(train, range(0, train.n_rows, 41), memory="20kB")
+
+    def test_of_arrays(self):
+        self.require_each_start(arrays_of(np.arange(100)), range(101))
+
+    def test_reads_only_what_the_window_held(self, tmp_path, monkeypatch):
+        dataset = ChunkByChunk(write_rows(tmp_path / "a.h5", 20_000, chunk=20), "X", "y", weight="w")
+        loader = Loader(dataset, batch_size=10, memory="8kB")
+        slots, start = loader.plan.window_rows, 15_000
+        assert slots < 300
+        asked, request = [], HDF5Reader.request
+        monkeypatch.setattr(
+            HDF5Reader, "request", lambda self, *rows: (asked.append(rows[:2]), request(self, *rows))[1]
+        )
+        assert sum(len(slab) for slab in loader.epoch(0, start)) == 5000
+        # The oldest of the rows in the window came in about the last slots * log(slots), ten times that at most.
+        assert len(asked) < (5000 + 10 * slots * np.log(slots)) / 20
+        assert len(asked) < 500
+
+    @pytest.mark.parametrize("start", [-1, 101, 1.5, "3", None])
+    def test_is_a_number_of_rows(self, start):
+        with pytest.raises(DataError, match=r"start is .* from 0 to 100"):
+            list(arrays_of(np.arange(100)).batches(7, start=start))
 
 
 class TestBatches:

@@ -5,10 +5,12 @@ import json
 import h5py
 import numpy as np
 import pytest
+from data_files import ChunkByChunk
 
 import fastsgd as fs
 from fastsgd.cli import run
 from fastsgd.data import ArrayDataset, HDF5Dataset
+from fastsgd.data.loader import Loader
 
 ROWS, COLUMNS = 20_000, 6
 BAD = [np.nan, np.inf, -np.inf]
@@ -43,6 +45,20 @@ def datasets(folder, x, y, weight, nan):
 
 def joined(batches):
     return [np.concatenate(part) for part in zip(*batches, strict=True)]
+
+
+@pytest.mark.parametrize("memory", ["1GB", "200kB"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_without_some_rows_goes_on_at_any(tmp_path, shuffle, memory):
+    x, y, weight, fit = table()
+    dataset = ChunkByChunk(write(tmp_path / "0.h5", x, y, weight), "X", "y", weight="w", nan="skip")
+    assert Loader(dataset, batch_size=50, memory=memory).plan.whole == (memory == "1GB")
+    options = {"memory": memory, "shuffle": shuffle, "seed": 5}
+    whole = joined(dataset.batches(50, **options))
+    for start in (1, 7_777, int(fit.sum()) - 1):
+        for found, part in zip(joined(dataset.batches(50, start=start, **options)), whole, strict=True):
+            np.testing.assert_array_equal(found, part[start:])
+    assert not list(dataset.batches(50, start=int(fit.sum()), **options))
 
 
 @pytest.mark.parametrize("memory", ["1GB", "1MB"])

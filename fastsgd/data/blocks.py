@@ -92,6 +92,11 @@ class Blocks:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
+    def rows_before(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the blocks that come before each in some order, and at last those of all (blocks + 1,)."""
+        rows = np.add.reduceat(self._spans[:, 1] - self._spans[:, 0], self._starts[:-1])
+        return np.concatenate([[0], np.cumsum(rows[order])])
+
     def __getitem__(self, index: int) -> Block:
         return Block(self._spans[self._starts[index] : self._starts[index + 1]])
 

@@ -189,6 +189,7 @@ class Dataset(ABC):
         memory: int | str = "256MB",
         drop_last: bool = False,
         dtype: DTypeLike = np.float32,
+        start: int = 0,
     ) -> Iterator[tuple[NDArray[np.floating], ...]]:
         """Iterate over (x, y), or (x, y, weight), or (x,) where there is no target, batch by batch.
 
@@ -209,6 +210,8 @@ class Dataset(ABC):
             Leave out a last batch that is not full.
         dtype : dtype
             Of the arrays: float32 or float64.
+        start : int
+            Rows that have come before, where an iteration is gone on with: the batches begin with the next.
 
         Yields
         ------
@@ -225,15 +228,15 @@ class Dataset(ABC):
         from fastsgd.data.loader import Loader
 
         loader = Loader(self, batch_size=batch_size, dtype=dtype, memory=memory, seed=seed, shuffle=shuffle)
-        return self._batches(loader, batch_size, epoch, drop_last)
+        return self._batches(loader, batch_size, epoch, start, drop_last)
 
     def _batches(
-        self, loader: Loader, batch_size: int, epoch: int, drop_last: bool
+        self, loader: Loader, batch_size: int, epoch: int, start: int, drop_last: bool
     ) -> Iterator[tuple[NDArray[np.floating], ...]]:
-        with closing(loader.epoch(epoch)) as slabs:  # type: ignore[type-var]
+        with closing(loader.epoch(epoch, start)) as slabs:  # type: ignore[type-var]
             for slab in slabs:
-                for start in range(0, len(slab.x), batch_size):
-                    rows = slice(start, start + batch_size)
+                for first in range(0, len(slab.x), batch_size):
+                    rows = slice(first, first + batch_size)
                     if drop_last and len(slab.x[rows]) < batch_size:
                         return
                     parts = [slab.x[rows].copy()]

@@ -132,16 +132,27 @@ class Loader:
         require_memory(self.plan)
         self.spent = Spent(self.decoders())
 
-    def epoch(self, epoch: int = 0) -> Iterator[Slab]:
-        """The slabs of one epoch; every row of the dataset comes once."""
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Slab]:
+        """The slabs of one epoch; every row of the dataset comes once, but for the first `start` of the epoch's order.
+
+        To go on in the middle costs the reading of the rows that were in the window then; with ``nan="skip"``, of all
+        before.
+
+        Raises
+        ------
+        DataError
+            If there are not so many rows.
+        """
+        if not isinstance(start, (int, np.integer)) or not 0 <= start <= self.dataset.n_rows:
+            raise DataError(f"start is {start!r}; it is a number of rows, from 0 to {self.dataset.n_rows}")
         if not self.plan.whole:
-            return self._from_stream(epoch)
+            return self._from_stream(epoch, int(start))
         if self._arrays is None:
             self._arrays = self._load()
         elif not self._arrays_are_checked:
             self._arrays = self._check(Block(self.dataset._spans), self._arrays)
         self._arrays_are_checked = True
-        return self._from_memory(self._arrays, epoch)
+        return self._from_memory(self._arrays, epoch, int(start))
 
     def empty_slab(self) -> Slab:
         """A slab to be filled."""
@@ -196,7 +207,7 @@ class Loader:
                 del rows
         return whole.each(lambda part: part[:at])
 
-    def _from_memory(self, rows: Rows, epoch: int) -> Iterator[Slab]:
+    def _from_memory(self, rows: Rows, epoch: int, begin: int) -> Iterator[Slab]:
         """Slabs of rows that lie in memory: where they lie, if the consumer takes them so, else gathered."""
         from fastsgd.kernels.rows import fill_order, gather
         from fastsgd.kernels.threads import share
@@ -207,7 +218,7 @@ class Loader:
         step = self.plan.slab_rows if whole is None else self._rows_in_place()
         order = np.empty(step if self.shuffle else 0, np.int64)
         slab = self.empty_slab() if whole is None else None
-        for start in range(0, n, step):
+        for start in range(begin, n, step):
             count = min(step, n - start)
             workers = self._workers(count)
             if self.shuffle:
@@ -243,8 +254,8 @@ class Loader:
 
         return max(1, min(available_threads(self._threads), rows // _ROWS_A_THREAD))
 
-    def _from_stream(self, epoch: int) -> Iterator[Slab]:
-        stream = Stream(self, epoch)
+    def _from_stream(self, epoch: int, start: int) -> Iterator[Slab]:
+        stream = Stream(self, epoch, start)
         try:
             while True:
                 asked = time.perf_counter()

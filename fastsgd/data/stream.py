@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import queue
 import threading
 import time
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -59,13 +61,13 @@ Move = Callable[[int, NDArray[np.generic], int, NDArray[np.floating]], None]
 class Stream:
     """The consumer's side: takes slabs, gives them back, and ends the thread with itself."""
 
-    def __init__(self, loader: Loader, epoch: int) -> None:
+    def __init__(self, loader: Loader, epoch: int, start: int = 0) -> None:
         self._free: queue.SimpleQueue[Slab | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[Slab | BaseException | None] = queue.SimpleQueue()
         for _ in range(loader.plan.slabs):
             self._free.put(loader.empty_slab())
         self._current: Slab | None = None
-        filler = _Filler(loader, epoch, self._free, self._ready)
+        filler = _Filler(loader, epoch, start, self._free, self._ready)
         thread = threading.Thread(target=filler.run, name="fastsgd-loader", daemon=True)
         # Also at the end of the interpreter: a thread that still read then would crash it.
         self.close = weakref.finalize(self, _end, self._free, filler.stop, thread)
@@ -104,6 +106,7 @@ class _Filler:
         self,
         loader: Loader,
         epoch: int,
+        start: int,
         free: queue.SimpleQueue[Slab | None],
         ready: queue.SimpleQueue[Slab | BaseException | None],
     ) -> None:
@@ -114,7 +117,11 @@ class _Filler:
         self._ready = ready
         self._slab: Slab | None = None
         self._filled = 0
-        self._emitted = 0
+        # How many rows a block leaves is known only when it is read, where some are left out: then all are read.
+        all_are_read = loader.dataset.nan == "skip"
+        self._start = 0 if all_are_read else start
+        self._passed_over = start if all_are_read else 0
+        self._emitted = self._start
 
     def run(self) -> None:
         """Fill slabs until the rows or the consumer end."""
@@ -135,7 +142,7 @@ class _Filler:
             if loader.shuffle:
                 self._through_window(reader)
             else:
-                for rows in self._read(reader, loader.blocks):
+                for rows in self._read_from(reader, np.arange(len(loader.blocks)), self._start):
                     self._emit(rows, _copy_rows)
                     del rows
         loader.require_some(self._emitted)
@@ -149,6 +156,17 @@ class _Filler:
 
         return self._loader.read(reader, wanted())
 
+    def _read_from(self, reader: Reader, order: NDArray[np.int64], number: int) -> Iterator[Rows]:
+        """Rows of the blocks in some order, from the row of this number on."""
+        blocks = self._loader.blocks
+        before = blocks.rows_before(order)
+        first = int(np.searchsorted(before, number, side="right")) - 1
+        skipped = number - int(before[first])
+        for rows in self._read(reader, (blocks[index] for index in order[first:])):
+            yield rows.each(operator.itemgetter(slice(skipped, None)))
+            skipped = 0
+            del rows
+
     def _go_on(self) -> None:
         if self.stop.is_set():
             raise _StoppedError
@@ -159,7 +177,10 @@ class _Filler:
         loader, epoch = self._loader, self._epoch
         window = _Window(loader, epoch)
         order = block_order(len(loader.blocks), loader.seed, epoch)
-        for rows in self._read(reader, (loader.blocks[index] for index in order)):
+        if self._start:
+            window.exchanged = min(self._start, loader.dataset.n_rows - window.slots)
+            self._refill(window, reader, order)
+        for rows in self._read_from(reader, order, window.admitted):
             self._exchange(window, rows)
             del rows  # gone before the next are asked for
         key, held = drain_key(loader.seed, epoch), window.held()
@@ -169,7 +190,28 @@ class _Filler:
             fill_order(0, 1, key, len(held.x), at, order)
             gather(0, 1, held[part], order, out)
 
-        self._emit(held, drain)
+        self._emit(held, drain, max(0, self._start - window.exchanged))
+
+    def _refill(self, window: _Window, reader: Reader, order: NDArray[np.int64]) -> None:
+        """Read what the window held after its exchanges, from the last row that came to the first."""
+        blocks, found = self._loader.blocks, deque[NDArray[np.int64]]()
+        before = np.minimum(blocks.rows_before(order), window.slots + window.exchanged)
+
+        def wanted() -> Iterator[Block]:
+            missing, taken = window.slots, np.zeros(window.slots // 8 + 1, np.uint8)
+            for index, first, last in zip(order[::-1], before[-2::-1], before[:0:-1], strict=True):
+                places = window.places(int(first), int(last), taken)
+                here = int((places >= 0).sum())
+                if here:
+                    found.append(places)
+                    yield blocks[index]
+                missing -= here
+                if not missing:
+                    return
+
+        for rows in self._read(reader, wanted()):
+            window.put(rows, found.popleft())
+            del rows
 
     def _exchange(self, window: _Window, rows: Rows) -> None:
         """Emit what the rows of a block push out of the window."""
@@ -184,9 +226,9 @@ class _Filler:
         self._emit(rows, swap)
         window.exchanged += len(rows.x)
 
-    def _emit(self, rows: Rows, move: Move) -> None:
-        """Append rows to the slabs."""
-        at, n, loader = 0, len(rows.x), self._loader
+    def _emit(self, rows: Rows, move: Move, at: int = 0) -> None:
+        """Append rows to the slabs, from the row `at` on."""
+        n, loader = len(rows.x), self._loader
         while at < n:
             self._go_on()
             if self._slab is None:
@@ -195,7 +237,7 @@ class _Filler:
                 if self._slab is None:
                     raise _StoppedError
             slab = self._slab
-            count = min(n - at, len(slab.x) - self._filled)
+            count = min(n - at, len(slab.x) - self._filled, self._passed_over or n)
             span = slice(self._filled, self._filled + count)
             outs = (slab.x[span], slab.y[span], slab.weight[span].reshape(-1, 1))
             begin = time.perf_counter()
@@ -204,13 +246,16 @@ class _Filler:
                     move(part, source[at : at + count], at, out)
             loader.spent.add(shuffling=time.perf_counter() - begin)
             at += count
-            self._filled += count
             self._emitted += count
+            if self._passed_over:
+                self._passed_over -= count
+                continue
+            self._filled += count
             if self._filled == len(slab.x):
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        if self._slab is not None:
+        if self._slab is not None and self._filled:
             self._ready.put(self._slab if self._filled == len(self._slab.x) else self._slab.first(self._filled))
             self._slab = None
 
@@ -219,16 +264,38 @@ class _Window:
     """Rows in their storage dtype that wait to be pushed out by others."""
 
     def __init__(self, loader: Loader, epoch: int) -> None:
-        dataset, slots = loader.dataset, loader.plan.window_rows
+        dataset, self.slots = loader.dataset, loader.plan.window_rows
         parts = (
             (dataset.n_features, dataset.dtype),
             (dataset.n_targets, dataset.target_dtype),
             (1, dataset.weight_dtype),
         )
-        self.rows = Rows(*(None if dtype is None else np.empty((slots, width), dtype) for width, dtype in parts))  # type: ignore[arg-type]
+        self.rows = Rows(*(None if dtype is None else np.empty((self.slots, width), dtype) for width, dtype in parts))  # type: ignore[arg-type]
         self.key = exchange_key(loader.seed, epoch)
         self.exchanged = 0
         self._held = 0
+
+    @property
+    def admitted(self) -> int:
+        """Rows that have come."""
+        return self._held + self.exchanged
+
+    def places(self, first: int, last: int, taken: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The slots in which rows `first` to `last` of those that came are after all exchanges, or -1; see
+        `find_places`."""
+        from fastsgd.kernels.rows import find_places
+
+        places = np.empty(max(0, last - first), np.int64)
+        find_places(self.key, first, self.slots, taken, places)
+        return places
+
+    def put(self, rows: Rows, places: NDArray[np.int64]) -> None:
+        """Put the first of some rows to their places, those left out that have none."""
+        there = np.flatnonzero(places >= 0)
+        for slots, part in zip(self.rows, rows, strict=True):
+            if slots is not None and part is not None:
+                slots[places[there]] = part[there]
+        self._held += len(there)
 
     def admit(self, rows: Rows) -> Rows:
         """Put rows into the slots that are still free; returns the others."""

@@ -54,6 +54,21 @@ def exchange(window, incoming, out, key, position):
 
 
 @serial
+def find_places(key, first, slots, taken, places):
+    """Where rows of a window are after all exchanges: places[i] := the slot of row `first` + i of those that came in,
+    or -1 where a later row has pushed it out.
+
+    The first rows filled the window, slot by slot; the others were exchanged. `taken`, a bit for each slot in uint8,
+    has those of later rows, and then those of these rows too.
+    """
+    for i in range(places.size - 1, -1, -1):
+        slot = first + i if first + i < slots else random_below(key, first + i - slots, slots)
+        bit = np.uint8(1 << (slot & 7))
+        places[i] = -1 if taken[slot >> 3] & bit else slot
+        taken[slot >> 3] |= bit
+
+
+@serial
 def fill_order(part, parts, key, size, start, out):
     """Part `part` of `parts` of: out[i] := permuted(key, start + i, size)."""
     cipher = make_cipher(key, size)
