@@ -125,7 +125,8 @@ def test_nothing_else_is_a_seed(seed):
 @pytest.mark.parametrize(
     ("stored", "out", "width"), [("f4", "f4", 3), ("f8", "f4", 1), ("u1", "f4", 17), ("f4", "f8", 40), ("i8", "f8", 2)]
 )
-def test_exchange_is_the_plain_loop(stored, out, width):
+@pytest.mark.parametrize("parts", [1, 2, 3, 16])
+def test_exchange_is_the_plain_loop(parts, stored, out, width):
     key, slots, rows, position = exchange_key(3, 1), 11, 60, 100
     window = (np.arange(slots * width) % 100).reshape(slots, width).astype(stored)
     incoming = (np.arange(rows * width) % 101).reshape(rows, width).astype(stored)
@@ -136,8 +137,10 @@ def test_exchange_is_the_plain_loop(stored, out, width):
         expected_window[slot] = row
     found = np.empty((rows, width), out)
     # In two calls: a stretch ends where a slab does.
-    exchange(window, incoming[:23], found[:23], key, position)
-    exchange(window, incoming[23:], found[23:], key, position + 23)
+    for part in range(parts):
+        exchange(part, parts, window, incoming[:23], found[:23], key, position)
+    for part in range(parts):
+        exchange(part, parts, window, incoming[23:], found[23:], key, position + 23)
     assert np.array_equal(found, np.array(expected))
     assert np.array_equal(window, expected_window)
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from data_files import ChunkByChunk, numbers_of, write_rows
 
+import fastsgd.data.loader as loader_module
+import fastsgd.kernels.threads as threads_module
 from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.loader import Loader
 from fastsgd.data.stream import Stream
@@ -173,6 +175,24 @@ def test_an_epoch_uses_the_slabs_that_are_planned(dataset):
         slabs.add(slab.x.__array_interface__["data"][0])
     assert len(slabs) == loader.plan.slabs
     assert loader.waited > waited
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuffle, monkeypatch):
+    """The same rows in the same order as from one."""
+    options = {"memory": "60kB", "shuffle": shuffle}
+    expected = numbers_of(dataset.batches(8, **options))
+    monkeypatch.setattr(loader_module, "_ROWS_A_THREAD", 1)
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    used, share = [], threads_module.share
+
+    def seen(work, threads, *arguments):
+        used.append(threads)
+        share(work, threads, *arguments)
+
+    monkeypatch.setattr(threads_module, "share", seen)
+    assert numbers_of(dataset.batches(8, **options)).tolist() == expected.tolist()
+    assert max(used) == 3
 
 
 def test_epochs_one_after_the_other_and_at_once(dataset):

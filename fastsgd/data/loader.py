@@ -171,9 +171,7 @@ class Loader:
 
     def decoders(self) -> int:
         """Threads that decode what is read."""
-        from fastsgd.kernels.threads import available_threads
-
-        return min(self.plan.decoders, available_threads(self._threads))
+        return min(self.plan.decoders, self.threads())
 
     def read(self, reader: Reader, blocks: Iterable[Block], *, unchecked: bool = False) -> Iterator[Rows]:
         """The rows of each block, every value of them fit to be trained on unless `unchecked`, until the next are asked
@@ -220,7 +218,7 @@ class Loader:
         slab = self.empty_slab() if whole is None else None
         for start in range(begin, n, step):
             count = min(step, n - start)
-            workers = self._workers(count)
+            workers = self.workers(count)
             if self.shuffle:
                 share(fill_order, workers, workers, key, n, start, order[:count])
             if slab is None:
@@ -248,11 +246,15 @@ class Loader:
         """Whether the consumer can take the rows where they lie: targets and weights are copied if they must be."""
         return self._takes_order and rows.x.dtype == self.dtype and rows.x.flags.carray
 
-    def _workers(self, rows: int) -> int:
-        """Threads that gather so many rows: one for each that its start is worth."""
+    def threads(self) -> int:
+        """Threads that move rows, at most."""
         from fastsgd.kernels.threads import available_threads
 
-        return max(1, min(available_threads(self._threads), rows // _ROWS_A_THREAD))
+        return available_threads(self._threads)
+
+    def workers(self, rows: int) -> int:
+        """Threads that move so many rows: one for each that its start is worth."""
+        return max(1, min(self.threads(), rows // _ROWS_A_THREAD))
 
     def _from_stream(self, epoch: int, start: int) -> Iterator[Slab]:
         stream = Stream(self, epoch, start)

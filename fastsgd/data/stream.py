@@ -53,9 +53,10 @@ class Slab:
         return Slab(self.x[first:last], self.y[first:last], self.weight[first:last])
 
 
-# Brings rows into a slab: called with the number of the part (0: x, 1: y, 2: weight), its rows, the position of the
-# first of them among those emitted together, and where they go.
-Move = Callable[[int, NDArray[np.generic], int, NDArray[np.floating]], None]
+# Brings rows into a slab: the share of one of several threads. Called with the number of the thread, how many there
+# are, the number of a part (0: x, 1: y, 2: weight), its rows, the position of the first of them among those emitted
+# together, and where they go.
+Move = Callable[[int, int, int, NDArray[np.generic], int, NDArray[np.floating]], None]
 
 
 class Stream:
@@ -67,7 +68,8 @@ class Stream:
         for _ in range(loader.plan.slabs):
             self._free.put(loader.empty_slab())
         self._current: Slab | None = None
-        filler = _Filler(loader, epoch, start, self._free, self._ready)
+        self._waiting = threading.Event()
+        filler = _Filler(loader, epoch, start, (self._free, self._ready, self._waiting))
         thread = threading.Thread(target=filler.run, name="fastsgd-loader", daemon=True)
         # Also at the end of the interpreter: a thread that still read then would crash it.
         self.close = weakref.finalize(self, _end, self._free, filler.stop, thread)
@@ -75,7 +77,9 @@ class Stream:
 
     def next(self) -> Slab | None:
         """The next slab, or None after the last; raises what the thread raised."""
+        self._waiting.set()
         item = self._ready.get()
+        self._waiting.clear()
         if isinstance(item, BaseException):
             raise item
         self._current = item
@@ -107,14 +111,12 @@ class _Filler:
         loader: Loader,
         epoch: int,
         start: int,
-        free: queue.SimpleQueue[Slab | None],
-        ready: queue.SimpleQueue[Slab | BaseException | None],
+        between: tuple[queue.SimpleQueue[Slab | None], queue.SimpleQueue[Slab | BaseException | None], threading.Event],
     ) -> None:
         self.stop = threading.Event()
         self._loader = loader
         self._epoch = epoch
-        self._free = free
-        self._ready = ready
+        self._free, self._ready, self._consumer_waits = between
         self._slab: Slab | None = None
         self._filled = 0
         # How many rows a block leaves is known only when it is read, where some are left out: then all are read.
@@ -185,10 +187,13 @@ class _Filler:
             del rows  # gone before the next are asked for
         key, held = drain_key(loader.seed, epoch), window.held()
 
-        def drain(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:
-            order = np.empty(len(out), np.int64)
-            fill_order(0, 1, key, len(held.x), at, order)
-            gather(0, 1, held[part], order, out)
+        def drain(
+            thread: int, threads: int, part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]
+        ) -> None:
+            span = _share_of(len(out), thread, threads)
+            order = np.empty(span.stop - span.start, np.int64)
+            fill_order(0, 1, key, len(held.x), at + span.start, order)
+            gather(0, 1, held[part], order, out[span])
 
         self._emit(held, drain, max(0, self._start - window.exchanged))
 
@@ -220,14 +225,21 @@ class _Filler:
         rows = window.admit(rows)
         start = window.exchanged
 
-        def swap(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:
-            exchange(window.rows[part], rows, out, window.key, start + at)
+        def swap(
+            thread: int, threads: int, part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]
+        ) -> None:
+            exchange(thread, threads, window.rows[part], rows, out, window.key, start + at)
 
         self._emit(rows, swap)
         window.exchanged += len(rows.x)
 
     def _emit(self, rows: Rows, move: Move, at: int = 0) -> None:
-        """Append rows to the slabs, from the row `at` on."""
+        """Append rows to the slabs, from the row `at` on.
+
+        On one thread, as the others compute; on all while these wait for rows.
+        """
+        from fastsgd.kernels.threads import share
+
         n, loader = len(rows.x), self._loader
         while at < n:
             self._go_on()
@@ -241,9 +253,8 @@ class _Filler:
             span = slice(self._filled, self._filled + count)
             outs = (slab.x[span], slab.y[span], slab.weight[span].reshape(-1, 1))
             begin = time.perf_counter()
-            for part, (source, out) in enumerate(zip(rows, outs, strict=True)):
-                if source is not None:
-                    move(part, source[at : at + count], at, out)
+            workers = loader.workers(count) if self._consumer_waits.is_set() else 1
+            share(_move_some, workers, workers, move, rows, at, outs)
             loader.spent.add(shuffling=time.perf_counter() - begin)
             at += count
             self._emitted += count
@@ -311,5 +322,21 @@ class _Window:
         return self.rows.each(lambda part: part[: self._held])
 
 
-def _copy_rows(part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]) -> None:
-    np.copyto(out, rows, casting="unsafe")
+def _share_of(rows: int, thread: int, threads: int) -> slice:
+    return slice(rows * thread // threads, rows * (thread + 1) // threads)
+
+
+def _copy_rows(
+    thread: int, threads: int, part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]
+) -> None:
+    span = _share_of(len(out), thread, threads)
+    np.copyto(out[span], rows[span], casting="unsafe")
+
+
+def _move_some(
+    thread: int, threads: int, move: Move, rows: Rows, at: int, outs: tuple[NDArray[np.floating], ...]
+) -> None:
+    """A thread's share of what brings rows from `at` on into a slab."""
+    for part, (source, out) in enumerate(zip(rows, outs, strict=True)):
+        if source is not None:
+            move(thread, threads, part, source[at : at + len(out)], at, out)

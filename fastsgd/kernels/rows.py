@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 
-from fastsgd.kernels.jit import serial
+from fastsgd.kernels.jit import inlined, serial
 from fastsgd.kernels.machine import pointer, prefetch, prefetch_to_write
 from fastsgd.kernels.random import decipher, encipher_all, make_cipher, random_below
 
 _TOGETHER = 64  # rows of a gather
 _AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
+_LISTED = 2048  # rows of an exchange whose slots are looked up before any is exchanged
 
 
 @serial
@@ -31,26 +32,52 @@ def first_nonfinite(block):
     return -1
 
 
+@inlined
+def _expect_slot(flat, slot, width, per_line):
+    for offset in range(0, width, per_line):
+        prefetch_to_write(flat, slot * width + offset)
+
+
+@inlined
+def _swap(slot, row, result):
+    for k in range(row.size):
+        result[k] = slot[k]
+        slot[k] = row[k]
+
+
 @serial
-def exchange(window, incoming, out, key, position):
-    """Swap each incoming row with a random row of the window; what was there comes out.
+def exchange(part, parts, window, incoming, out, key, position):
+    """Part `part` of `parts` of: swap each incoming row with a random row of the window; what was there comes out.
 
     window (slots, width), incoming (rows, width) and out (rows, width) are C-contiguous; `out` may be of another dtype.
-    The slot of a row depends on `key` and on `position` + its index alone.
+    The slot of a row depends on `key` and on `position` + its index alone. A part has the rows of some of the slots, so
+    that those of one slot come one after the other.
     """
-    slots, width = window.shape
+    size, width = window.shape
+    n = incoming.shape[0]
     flat = pointer(window, 0)
     per_line = max(1, 64 // window.itemsize)
-    for i in range(incoming.shape[0]):
-        ahead = random_below(key, position + i + _AHEAD, slots) * width
-        for offset in range(0, width, per_line):
-            prefetch_to_write(flat, ahead + offset)
-        slot = window[random_below(key, position + i, slots)]
-        row = incoming[i]
-        result = out[i]
-        for k in range(width):
-            result[k] = slot[k]
-            slot[k] = row[k]
+    if parts == 1:
+        for i in range(n):
+            _expect_slot(flat, random_below(key, position + i + _AHEAD, size), width, per_line)
+            _swap(window[random_below(key, position + i, size)], incoming[i], out[i])
+        return
+    first, last = size * part // parts, size * (part + 1) // parts
+    rows, slots = np.empty(_LISTED + 1, np.int64), np.empty(_LISTED + _AHEAD, np.int64)
+    for start in range(0, n, _LISTED):
+        count = 0
+        for i in range(start, min(start + _LISTED, n)):
+            slot = random_below(key, position + i, size)
+            rows[count], slots[count] = i, slot
+            # No branch, which would be mispredicted every other time.
+            count += (slot >= first) & (slot < last)
+        for j in range(count, count + _AHEAD):
+            slots[j] = slots[0]
+        for j in range(_AHEAD):
+            _expect_slot(flat, slots[j], width, per_line)
+        for j in range(count):
+            _expect_slot(flat, slots[j + _AHEAD], width, per_line)
+            _swap(window[slots[j]], incoming[rows[j]], out[rows[j]])
 
 
 @serial
