@@ -47,7 +47,7 @@ def _softmax(z):
     largest = z[0]
     for j in range(z.size):
         largest = maximum(largest, z[j])
-    total = z[0] * 0
+    total = like(z[0], 0.0)
     for j in range(z.size):
         z[j] = exp(z[j] - largest)
         total += z[j]
@@ -172,7 +172,7 @@ def scale_rows(grad, slope, m, n):
 
 @inlined
 def _softmax_grad(out, grad):
-    inner = grad[0] * 0
+    inner = like(grad[0], 0.0)
     for j in range(grad.size):
         inner += grad[j] * out[j]
     for j in range(grad.size):

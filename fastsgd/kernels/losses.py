@@ -179,7 +179,7 @@ def _exponentials(z, out):
     largest = z[0]
     for j in range(z.size):
         largest = maximum(largest, z[j])
-    total = z[0] * 0
+    total = like(z[0], 0.0)
     for j in range(z.size):
         out[j] = exp(z[j] - largest)
         total += out[j]
@@ -207,7 +207,7 @@ def _sparse_categorical_crossentropy(z, target, smoothing, scale, grad):
     grad[at] -= kept * scale
     value = log(total) - kept * (z[at] - largest)
     if smoothing > 0:
-        rest = z[0] * 0
+        rest = like(z[0], 0.0)
         for j in range(z.size):
             rest += z[j] - largest
         value -= share * rest
@@ -219,8 +219,8 @@ def _categorical_crossentropy(z, target, smoothing, scale, grad):
     """sum_j t_j (log sum_k exp(z_k) - z_j), the targets first drawn to 1 / n by label smoothing."""
     total, largest = _exponentials(z, grad)
     kept, share = like(smoothing, 1.0) - smoothing, smoothing / like(smoothing, z.size)
-    mass = z[0] * 0
-    inner = z[0] * 0
+    mass = like(z[0], 0.0)
+    inner = like(z[0], 0.0)
     for j in range(z.size):
         t = target[j] * kept + share
         mass += t
