@@ -190,7 +190,7 @@ class TestStart:
         assert len(asked) < (5000 + 10 * slots * np.log(slots)) / 20
         assert len(asked) < 500
 
-    @pytest.mark.parametrize("start", [-1, 101, 1.5, "3", None])
+    @pytest.mark.parametrize("start", [-1, 101, 1.5, "3", None, True])
     def test_is_a_number_of_rows(self, start):
         with pytest.raises(DataError, match=r"start is .* from 0 to 100"):
             list(arrays_of(np.arange(100)).batches(7, start=start))

@@ -143,7 +143,8 @@ class Loader:
         DataError
             If there are not so many rows.
         """
-        if not isinstance(start, (int, np.integer)) or not 0 <= start <= self.dataset.n_rows:
+        a_number = isinstance(start, (int, np.integer)) and not isinstance(start, bool)
+        if not a_number or not 0 <= start <= self.dataset.n_rows:
             raise DataError(f"start is {start!r}; it is a number of rows, from 0 to {self.dataset.n_rows}")
         if not self.plan.whole:
             return self._from_stream(epoch, int(start))

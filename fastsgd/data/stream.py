@@ -198,7 +198,10 @@ class _Filler:
         self._emit(held, drain, max(0, self._start - window.exchanged))
 
     def _refill(self, window: _Window, reader: Reader, order: NDArray[np.int64]) -> None:
-        """Read what the window held after its exchanges, from the last row that came to the first."""
+        """Read what the window held after its exchanges, from the last row that came to the first.
+
+        The places of the rows of blocks that are read ahead take the memory of slabs, none of which is filled yet.
+        """
         blocks, found = self._loader.blocks, deque[NDArray[np.int64]]()
         before = np.minimum(blocks.rows_before(order), window.slots + window.exchanged)
 
