@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-from fastsgd.kernels import ahead, jit, matmul
+import pytest
+
+from fastsgd.kernels import ahead, host
 
 COLD_START = """
 import numpy as np, fastsgd as fs
@@ -38,6 +40,27 @@ def test_parts_come_from_the_other_process(tmp_path):
 def test_nobody_waits_for_a_process_that_failed(monkeypatch):
     with monkeypatch.context() as without_packages:
         without_packages.setattr(sys, "path", [])
-        other = ahead._Other("float64")
-    other.wait(jit.name_of(matmul.multiply))
+        other = ahead._Other("float64", ["multiply"])
+    other.wait("multiply")
     assert other._process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "available", "reserved", "started"),
+    [
+        (None, None, 0, True),
+        (None, 4e9, 1e9, True),
+        (None, 4e9, 3e9, False),
+        (8e9, 64e9, 5e9, True),
+        (8e9, 64e9, 7e9, False),
+        (1e9, 64e9, 0, False),
+    ],
+)
+def test_the_memory_of_training_is_left_to_it(limit, available, reserved, started, monkeypatch):
+    asked = []
+    monkeypatch.setattr(host, "memory_limit", lambda: limit)
+    monkeypatch.setattr(host, "memory_available", lambda: available)
+    monkeypatch.setattr(ahead, "_start", asked.append)
+    monkeypatch.setattr(ahead.threads, "available_threads", lambda threads: 2)
+    ahead.compile_ahead("float32", int(reserved))
+    assert asked == ["float32"] * started

@@ -141,7 +141,7 @@ def advice(found: dict[str, Any]) -> list[str]:
             f"the control groups grant {limit / 1e6:.0f} MB of memory: give training a budget, like --memory 256MB"
         )
     if kernels["folder_writable"] and not all(ready.values()):
-        hints.append("the first training compiles for a quarter of a minute or so: `fastsgd warmup` does it ahead")
+        hints.append("the first training compiles for a quarter to half a minute: `fastsgd warmup` does it ahead")
     return hints
 
 

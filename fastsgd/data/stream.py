@@ -11,14 +11,15 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.blocks import Block, Reader, Rows
-from fastsgd.data.order import block_order, drain_key, exchange_key
+from fastsgd.data.order import block_order, drain_key
 from fastsgd.data.readers import yield_to_others
+from fastsgd.data.window import Window
 
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
@@ -59,27 +60,34 @@ class Slab:
 Move = Callable[[int, int, int, NDArray[np.generic], int, NDArray[np.floating]], None]
 
 
+class _Between(NamedTuple):
+    """What the two sides of a stream share: slabs to be filled (None: no more are wanted), those that are (None after
+    the last, or an error), and whether the consumer waits for one."""
+
+    free: queue.SimpleQueue[Slab | None]
+    ready: queue.SimpleQueue[Slab | BaseException | None]
+    consumer_waits: threading.Event
+
+
 class Stream:
     """The consumer's side: takes slabs, gives them back, and ends the thread with itself."""
 
     def __init__(self, loader: Loader, epoch: int, start: int = 0) -> None:
-        self._free: queue.SimpleQueue[Slab | None] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[Slab | BaseException | None] = queue.SimpleQueue()
+        self._between = between = _Between(queue.SimpleQueue(), queue.SimpleQueue(), threading.Event())
         for _ in range(loader.plan.slabs):
-            self._free.put(loader.empty_slab())
+            between.free.put(loader.empty_slab())
         self._current: Slab | None = None
-        self._waiting = threading.Event()
-        filler = _Filler(loader, epoch, start, (self._free, self._ready, self._waiting))
+        filler = _Filler(loader, epoch, start, between)
         thread = threading.Thread(target=filler.run, name="fastsgd-loader", daemon=True)
         # Also at the end of the interpreter: a thread that still read then would crash it.
-        self.close = weakref.finalize(self, _end, self._free, filler.stop, thread)
+        self.close = weakref.finalize(self, _end, between.free, filler.stop, thread)
         thread.start()
 
     def next(self) -> Slab | None:
         """The next slab, or None after the last; raises what the thread raised."""
-        self._waiting.set()
-        item = self._ready.get()
-        self._waiting.clear()
+        self._between.consumer_waits.set()
+        item = self._between.ready.get()
+        self._between.consumer_waits.clear()
         if isinstance(item, BaseException):
             raise item
         self._current = item
@@ -88,7 +96,7 @@ class Stream:
     def give_back(self) -> None:
         """Let the slab be filled again."""
         if self._current is not None:
-            self._free.put(self._current)
+            self._between.free.put(self._current)
 
 
 def _end(free: queue.SimpleQueue[Slab | None], stop: threading.Event, thread: threading.Thread) -> None:
@@ -111,12 +119,12 @@ class _Filler:
         loader: Loader,
         epoch: int,
         start: int,
-        between: tuple[queue.SimpleQueue[Slab | None], queue.SimpleQueue[Slab | BaseException | None], threading.Event],
+        between: _Between,
     ) -> None:
         self.stop = threading.Event()
         self._loader = loader
         self._epoch = epoch
-        self._free, self._ready, self._consumer_waits = between
+        self._between = between
         self._slab: Slab | None = None
         self._filled = 0
         # How many rows a block leaves is known only when it is read, where some are left out: then all are read.
@@ -130,13 +138,13 @@ class _Filler:
         yield_to_others()
         try:
             self._fill_all()
-            self._ready.put(None)
+            self._between.ready.put(None)
         except _StoppedError:
             pass
         except BaseException as error:
             # Whoever keeps the error must not keep the window with it, which the frames of its traceback hold.
             traceback.clear_frames(error.__traceback__)
-            self._ready.put(error)
+            self._between.ready.put(error)
 
     def _fill_all(self) -> None:
         loader = self._loader
@@ -177,7 +185,7 @@ class _Filler:
         from fastsgd.kernels.rows import fill_order, gather
 
         loader, epoch = self._loader, self._epoch
-        window = _Window(loader, epoch)
+        window = Window(loader, epoch)
         order = block_order(len(loader.blocks), loader.seed, epoch)
         if self._start:
             window.exchanged = min(self._start, loader.dataset.n_rows - window.slots)
@@ -197,7 +205,7 @@ class _Filler:
 
         self._emit(held, drain, max(0, self._start - window.exchanged))
 
-    def _refill(self, window: _Window, reader: Reader, order: NDArray[np.int64]) -> None:
+    def _refill(self, window: Window, reader: Reader, order: NDArray[np.int64]) -> None:
         """Read what the window held after its exchanges, from the last row that came to the first.
 
         The places of the rows of blocks that are read ahead take the memory of slabs, none of which is filled yet.
@@ -221,7 +229,7 @@ class _Filler:
             window.put(rows, found.popleft())
             del rows
 
-    def _exchange(self, window: _Window, rows: Rows) -> None:
+    def _exchange(self, window: Window, rows: Rows) -> None:
         """Emit what the rows of a block push out of the window."""
         from fastsgd.kernels.rows import exchange
 
@@ -247,7 +255,7 @@ class _Filler:
         while at < n:
             self._go_on()
             if self._slab is None:
-                self._slab = self._free.get()
+                self._slab = self._between.free.get()
                 self._filled = 0
                 if self._slab is None:
                     raise _StoppedError
@@ -256,7 +264,7 @@ class _Filler:
             span = slice(self._filled, self._filled + count)
             outs = (slab.x[span], slab.y[span], slab.weight[span].reshape(-1, 1))
             begin = time.perf_counter()
-            workers = loader.workers(count) if self._consumer_waits.is_set() else 1
+            workers = loader.workers(count) if self._between.consumer_waits.is_set() else 1
             share(_move_some, workers, workers, move, rows, at, outs)
             loader.spent.add(shuffling=time.perf_counter() - begin)
             at += count
@@ -270,59 +278,8 @@ class _Filler:
 
     def _hand_over(self) -> None:
         if self._slab is not None and self._filled:
-            self._ready.put(self._slab if self._filled == len(self._slab.x) else self._slab.first(self._filled))
+            self._between.ready.put(self._slab if self._filled == len(self._slab.x) else self._slab.first(self._filled))
             self._slab = None
-
-
-class _Window:
-    """Rows in their storage dtype that wait to be pushed out by others."""
-
-    def __init__(self, loader: Loader, epoch: int) -> None:
-        dataset, self.slots = loader.dataset, loader.plan.window_rows
-        parts = (
-            (dataset.n_features, dataset.dtype),
-            (dataset.n_targets, dataset.target_dtype),
-            (1, dataset.weight_dtype),
-        )
-        self.rows = Rows(*(None if dtype is None else np.empty((self.slots, width), dtype) for width, dtype in parts))  # type: ignore[arg-type]
-        self.key = exchange_key(loader.seed, epoch)
-        self.exchanged = 0
-        self._held = 0
-
-    @property
-    def admitted(self) -> int:
-        """Rows that have come."""
-        return self._held + self.exchanged
-
-    def places(self, first: int, last: int, taken: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The slots in which rows `first` to `last` of those that came are after all exchanges, or -1; see
-        `find_places`."""
-        from fastsgd.kernels.rows import find_places
-
-        places = np.empty(max(0, last - first), np.int64)
-        find_places(self.key, first, self.slots, taken, places)
-        return places
-
-    def put(self, rows: Rows, places: NDArray[np.int64]) -> None:
-        """Put the first of some rows to their places, those left out that have none."""
-        there = np.flatnonzero(places >= 0)
-        for slots, part in zip(self.rows, rows, strict=True):
-            if slots is not None and part is not None:
-                slots[places[there]] = part[there]
-        self._held += len(there)
-
-    def admit(self, rows: Rows) -> Rows:
-        """Put rows into the slots that are still free; returns the others."""
-        entering = min(len(self.rows.x) - self._held, len(rows.x))
-        for slots, part in zip(self.rows, rows, strict=True):
-            if slots is not None and part is not None:
-                slots[self._held : self._held + entering] = part[:entering]
-        self._held += entering
-        return rows.each(lambda part: part[entering:])
-
-    def held(self) -> Rows:
-        """The rows in the window: less than it has room for where many were left out."""
-        return self.rows.each(lambda part: part[: self._held])
 
 
 def _share_of(rows: int, thread: int, threads: int) -> slice:

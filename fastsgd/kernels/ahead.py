@@ -11,6 +11,7 @@ import atexit
 import multiprocessing.spawn
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -20,7 +21,9 @@ from numba import types
 
 from fastsgd.kernels import activations, host, jit, linear, losses, matmul, threads, weights
 
-_LEAST_MEMORY = 2 * 10**9  # bytes that must be free: a process that compiles takes 300 MB
+# Bytes that control groups and machine must have beside what training takes: a process that compiles takes 300 MB,
+# and Python and Numba are in this one too.
+_LEAST_MEMORY = 2 * 10**9
 
 
 def parts(dtype: str) -> list[tuple[Any, tuple[Any, ...]]]:
@@ -58,7 +61,7 @@ def compile_parts(dtype: str) -> None:
 class _Other:
     """The other process, and the parts that it has not yet said are in the cache."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, names: Iterable[str]) -> None:
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from fastsgd.kernels.ahead import compile_parts; "
             f"compile_parts({dtype!r})"
@@ -69,7 +72,7 @@ class _Other:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        self._missing = {jit.name_of(kernel) for kernel, _ in parts(dtype)}
+        self._missing = set(names)
         atexit.register(self._end)
 
     def wait(self, name: str) -> None:
@@ -87,24 +90,31 @@ class _Other:
             self._process.communicate()
 
 
-@cache
-def compile_ahead(dtype: str) -> None:
+def compile_ahead(dtype: str, reserved: int = 0) -> None:
     """Start the other process, where there are two processors and the memory for it; once for a dtype.
 
     Parameters
     ----------
     dtype : str
         Of the network: "float32" or "float64".
+    reserved : int
+        Bytes that this process is about to take.
     """
-    free = [most for most in (host.memory_limit(), host.memory_available()) if most is not None]
-    kept = all(jit.cache_folder(kernel) for kernel, _ in parts(dtype))
+    free = [most - reserved for most in (host.memory_limit(), host.memory_available()) if most is not None]
     # A frozen program is its own interpreter: to start it would start the program again.
     frozen = getattr(sys, "frozen", False) or not multiprocessing.spawn.get_executable()
-    if not kept or frozen or threads.available_threads(None) < 2 or min(free, default=_LEAST_MEMORY) < _LEAST_MEMORY:
+    if not frozen and threads.available_threads(None) > 1 and min(free, default=_LEAST_MEMORY) >= _LEAST_MEMORY:
+        _start(dtype)
+
+
+@cache
+def _start(dtype: str) -> None:
+    kernels = [kernel for kernel, _ in parts(dtype)]
+    if not all(map(jit.cache_folder, kernels)):
         return
     try:
-        other = _Other(dtype)
+        other = _Other(dtype, map(jit.name_of, kernels))
     except OSError:
         return  # all is compiled here
-    for kernel, _ in parts(dtype):
+    for kernel in kernels:
         jit.expect(kernel, other.wait)

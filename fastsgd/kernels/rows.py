@@ -36,12 +36,14 @@ def first_nonfinite(block):
 
 @inlined
 def _expect_slot(flat, slot, width, per_line):
+    """Ask memory for a row of the window."""
     for offset in range(0, width, per_line):
         prefetch_to_write(flat, slot * width + offset)
 
 
 @inlined
 def _swap(slot, row, result):
+    """A row takes a slot; what was there goes into the result."""
     for k in range(row.size):
         result[k] = slot[k]
         slot[k] = row[k]
@@ -60,6 +62,7 @@ def exchange(part, parts, window, incoming, out, key, position):
     flat = pointer(window, 0)
     per_line = max(1, 64 // window.itemsize)
     if parts == 1:
+        # All rows are its own: lists of them would cost a fifth of the time of narrow ones.
         for i in range(n):
             _expect_slot(flat, random_below(key, position + i + _AHEAD, size), width, per_line)
             _swap(window[random_below(key, position + i, size)], incoming[i], out[i])

@@ -169,7 +169,7 @@ class Trainer:
         try:
             display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
             _warn_of_clustering(loader)
-            to_compile = self._compile_ahead(min(int(batch_size), train.n_rows))
+            to_compile = self._compile_ahead(min(int(batch_size), train.n_rows), loader.plan.total_bytes)
             if to_compile:
                 display.plan(to_compile)
             if self.model.needs_standardization:
@@ -291,15 +291,16 @@ class Trainer:
             kept = "for this process alone, as no folder can be written to: set NUMBA_CACHE_DIR to one"
         else:
             kept = f"once; kept in {folder} (`fastsgd warmup` does it ahead)"
-        return f"compiling the kernels for this processor, a quarter of a minute or so, {kept}"
+        return f"compiling the kernels for this processor, a quarter to half a minute, {kept}"
 
-    def _compile_ahead(self, batch_size: int) -> str:
-        """`_to_compile`; where there is something, another process begins to compile a part of it."""
+    def _compile_ahead(self, batch_size: int, reserved: int = 0) -> str:
+        """`_to_compile`; where there is something, another process begins to compile a part of it, if there is the
+        memory for that beside the bytes `reserved`."""
         from fastsgd.kernels.ahead import compile_ahead
 
         to_compile = self._to_compile(batch_size)
         if to_compile:
-            compile_ahead(str(self.model.dtype))
+            compile_ahead(str(self.model.dtype), reserved)
         return to_compile
 
     def _train(self, slab: Slab, batch_size: int) -> NDArray[np.float64]:
