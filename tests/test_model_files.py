@@ -95,9 +95,10 @@ def test_other_tools_read_the_file(model, tmp_path):
     assert all(np.array_equal(arrays[key], array) for key, array in model.parameters.items())
     with safe_open(path, framework="numpy") as file:
         about = json.loads(file.metadata()["fastsgd"])
+    assert len(about.pop("sha256")) == 64
     assert about == {
         "format": "fastsgd-model",
-        "version": 1,
+        "version": 2,
         "layers": [
             {"layer": "standardize"},
             {"layer": "dense", "units": 6, "activation": "tanh", "init": "glorot_uniform", "use_bias": True},
@@ -234,8 +235,8 @@ def test_the_file_that_is_spoilt_below_is_good(tmp_path):
 
 
 def test_safetensors_of_others(tmp_path):
-    refused(tmp_path / "m", save(ARRAYS), "is a safetensors file, but no model that fastsgd saved")
-    refused(tmp_path / "m", save(ARRAYS, metadata={"format": "pt"}), "but no model that fastsgd saved")
+    refused(tmp_path / "m", save(ARRAYS), "is a safetensors file, but no model file of fastsgd")
+    refused(tmp_path / "m", save(ARRAYS, metadata={"format": "pt"}), "but no model file of fastsgd")
 
 
 @pytest.mark.parametrize(
@@ -361,9 +362,15 @@ def test_a_layer_without_an_entry(tmp_path):
         refused(tmp_path / "m", file_of(layers=[layer]), "is a damaged model file: the layer")
 
 
-@pytest.mark.parametrize("version", [2, 17, 10**300])
+@pytest.mark.parametrize("version", [3, 17, 10**300])
 def test_a_newer_version(version, tmp_path):
-    refused(tmp_path / "m", file_of(version=version), "reads up to 1: upgrade fastsgd" if version < 100 else "upgrade")
+    refused(tmp_path / "m", file_of(version=version), "reads up to 2: upgrade fastsgd" if version < 100 else "upgrade")
+
+
+def test_a_file_of_the_first_version_has_no_checksum(tmp_path):
+    refused(tmp_path / "m", file_of(version=2), "its checksum is missing")
+    (tmp_path / "m").write_bytes(file_of(version=1))
+    assert fs.load_model(tmp_path / "m").parameters["dense_0/kernel"].tobytes() == ARRAYS["dense_0/kernel"].tobytes()
 
 
 @pytest.mark.parametrize(
@@ -426,14 +433,17 @@ def spoilt(tmp_path_factory):
     return path, path.read_bytes()
 
 
-def check_damaged(path, data):
-    """Load a file: a model that works, or a ModelFileError, and nothing else."""
+def check_damaged(path, data, good=None):
+    """Load a file: a ModelFileError, or a model that works, that of the file `good` if there is one; nothing else."""
     path.write_bytes(data)
     try:
         model = fs.load_model(path)
     except ModelFileError:
         return False
     assert np.isfinite(model.network.parameters).all()
+    if good is not None:
+        model.save(path)
+        assert path.read_bytes() == good
     return True
 
 
@@ -444,7 +454,7 @@ def test_every_byte_of_the_header_damaged(spoilt):
     for position in range(length):
         for value in (good[position] ^ 1, 0x00, 0x22, 0x39, 0xFF):
             data = good[:position] + bytes([value]) + good[position + 1 :]
-            loaded += check_damaged(path, data)
+            loaded += check_damaged(path, data, good)
     assert loaded < length  # most are found out
 
 
@@ -455,7 +465,7 @@ def test_bytes_damaged_anywhere(spoilt, flips):
     data = bytearray(good)
     for where, mask in flips:
         data[int(where * len(data))] ^= mask
-    check_damaged(path, bytes(data))
+    check_damaged(path, bytes(data), good)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)

@@ -166,20 +166,39 @@ class Sequential:
         A model that standardizes has "standardize/mean" and "standardize/scale" (n_in,) too: inputs enter the first
         layer as ``(x - mean) * scale``.
         """
-        from fastsgd.kernels.network import BIAS_START, KERNEL, N_IN, N_OUT, NO_BIAS, TRANSPOSED
-
         network = self._built()
         views: dict[str, NDArray[np.floating]] = {}
         if self.standardizes:
             views["standardize/mean"], views["standardize/scale"] = network.shift, network.scale
-        for index, row in enumerate(network.layers.tolist()):
+        return views | self.views(network.parameters)
+
+    def views(self, vector: NDArray[np.floating]) -> dict[str, NDArray[np.floating]]:
+        """Writable views of a flat vector that is laid out like the parameters, by their names."""
+        from fastsgd.kernels.network import BIAS_START, KERNEL, N_IN, N_OUT, NO_BIAS, TRANSPOSED
+
+        views: dict[str, NDArray[np.floating]] = {}
+        for index, row in enumerate(self._built().layers.tolist()):
             n_in, n_out, start = row[N_IN], row[N_OUT], row[KERNEL]
-            kernel = network.parameters[start : start + n_in * n_out]
+            kernel = vector[start : start + n_in * n_out]
             kernel = kernel.reshape(n_out, n_in).T if row[TRANSPOSED] else kernel.reshape(n_in, n_out)
             views[f"dense_{index}/kernel"] = kernel
             if row[BIAS_START] != NO_BIAS:
-                views[f"dense_{index}/bias"] = network.parameters[row[BIAS_START] : row[BIAS_START] + n_out]
+                views[f"dense_{index}/bias"] = vector[row[BIAS_START] : row[BIAS_START] + n_out]
         return views
+
+    def expected_arrays(self, input_dim: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays that a model of these layers has with so many input columns, by their names in
+        `parameters`."""
+        expected: dict[str, tuple[int, ...]] = {}
+        if self.standardizes:
+            expected["standardize/mean"] = expected["standardize/scale"] = (input_dim,)
+        n_in = input_dim
+        for index, layer in enumerate(self.dense):
+            expected[f"dense_{index}/kernel"] = (n_in, layer.units)
+            if layer.use_bias:
+                expected[f"dense_{index}/bias"] = (layer.units,)
+            n_in = layer.units
+        return expected
 
     @property
     def n_parameters(self) -> int:
