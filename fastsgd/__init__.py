@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastsgd import data, datasets, errors, kernels, losses, model, training
     from fastsgd.data import ArrayDataset, Dataset, HDF5Dataset
     from fastsgd.errors import (
+        CheckpointError,
         DataError,
         FastSGDError,
         MemoryBudgetError,
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
         NonFiniteError,
     )
     from fastsgd.model import Dense, Sequential, Standardize, load_model
-    from fastsgd.training import SGD, History, Trainer
+    from fastsgd.training import SGD, Checkpoint, History, Trainer
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "fastsgd.data": ("ArrayDataset", "Dataset", "HDF5Dataset"),
     "fastsgd.errors": (
+        "CheckpointError",
         "DataError",
         "FastSGDError",
         "MemoryBudgetError",
@@ -40,7 +42,7 @@ _HOMES = {
         "NonFiniteError",
     ),
     "fastsgd.model": ("Dense", "Sequential", "Standardize", "load_model"),
-    "fastsgd.training": ("SGD", "History", "Trainer"),
+    "fastsgd.training": ("SGD", "Checkpoint", "History", "Trainer"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("data", "datasets", "errors", "kernels", "losses", "model", "training")
@@ -48,6 +50,8 @@ _MODULES = ("data", "datasets", "errors", "kernels", "losses", "model", "trainin
 __all__ = [
     "SGD",
     "ArrayDataset",
+    "Checkpoint",
+    "CheckpointError",
     "DataError",
     "Dataset",
     "Dense",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -42,6 +43,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     # The name reaches the disk with the folder; some file systems cannot be asked for that.
     with suppress(OSError):
         _sync(folder)
+
+
+def is_temporary(name: str, of: re.Pattern[str]) -> bool:
+    """Whether a file of this name was written for one whose name is like `of` (50 characters at most)."""
+    match = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}", name)
+    return match is not None and of.fullmatch(match[1]) is not None
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:

@@ -19,6 +19,10 @@ class ModelFileError(FastSGDError, ValueError):
     """A file that is not a model of this package, or a damaged one."""
 
 
+class CheckpointError(FastSGDError, ValueError):
+    """A checkpoint that cannot be written, or is damaged, or is one of another run."""
+
+
 class NonFiniteError(FastSGDError, ArithmeticError):
     """A loss that stopped being a finite number."""
 

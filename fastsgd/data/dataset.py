@@ -7,12 +7,12 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastsgd.data.blocks import Blocks, Reader, Rows, Spans, count, cut, joined, offsets, read_rows
+from fastsgd.data.blocks import Blocks, Reader, Rows, Spans, count, cut, digest, joined, offsets, read_rows
 from fastsgd.data.checks import NaN
 from fastsgd.data.order import split_order
 from fastsgd.data.plan import as_bytes
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _SPLIT_BLOCKS = 100
 # Rows that lie together are read at least this many bytes at a time; below it, a read costs more than its bytes.
 _READ_BYTES = 256 * 1024
+# Of a fingerprint: places all over the rows, and rows at each.
+_SAMPLES, _SAMPLE_ROWS = 8, 8
 
 
 class Dataset(ABC):
@@ -271,6 +273,33 @@ class Dataset(ABC):
             size = as_bytes(len(wanted) * self.row_bytes)
             raise DataError(f"take: {len(wanted)} rows of {self._name()} take {size}, more than there is") from error
         return ArrayDataset(found.x, found.y, weight=found.weight, nan=self.nan)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these rows from others, in values that JSON has: counts and dtypes, and digests of which rows of
+        the source they are and of some of their values. A copy of a file has that of the file.
+
+        Raises
+        ------
+        DataError
+            If rows cannot be read.
+        """
+        n = self.n_rows
+        places = np.linspace(0, n - min(n, _SAMPLE_ROWS), _SAMPLES).astype(np.int64)
+        sample = self.take(np.unique((places[:, None] + np.arange(min(n, _SAMPLE_ROWS))).ravel()))
+        parts = [part for part in (sample.x, sample.y, sample.weight) if part is not None]
+        return {
+            "rows": n,
+            "features": self.n_features,
+            "targets": self.n_targets,
+            "dtypes": [None if dtype is None else dtype.name for dtype in self._dtypes],
+            "nan": self.nan,
+            "selection": digest(self._spans),
+            "values": digest(*parts),
+        }
+
+    @property
+    def _dtypes(self) -> tuple[np.dtype[np.generic] | None, ...]:
+        return self.dtype, self.target_dtype, self.weight_dtype
 
     def _row_numbers(self, rows: int | slice | ArrayLike) -> NDArray[np.int64]:
         """What `take` is given, as numbers in [0, n_rows)."""

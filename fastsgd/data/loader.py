@@ -155,6 +155,11 @@ class Loader:
         self._arrays_are_checked = True
         return self._from_memory(self._arrays, epoch, int(start))
 
+    def order_fingerprint(self) -> dict[str, Any]:
+        """What fixes the order of the rows beside the dataset, in values that JSON has."""
+        found = {"seed": self.seed, "shuffle": self.shuffle, "window_rows": self.plan.window_rows}
+        return found if self.plan.whole else {**found, "blocks": self.blocks.digest()}
+
     def empty_slab(self) -> Slab:
         """A slab to be filled."""
         rows = self.plan.slab_rows

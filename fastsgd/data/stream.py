@@ -10,7 +10,7 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -50,7 +50,9 @@ class Slab:
         return self.rows(0, rows)
 
     def rows(self, first: int, last: int) -> Slab:
-        """Rows `first` to `last`, where there is no order."""
+        """Rows `first` to `last`."""
+        if len(self.order):
+            return replace(self, order=self.order[first:last])
         return Slab(self.x[first:last], self.y[first:last], self.weight[first:last])
 
 

@@ -86,5 +86,5 @@ def _read_model(file: TensorFile) -> Sequential:
     model._allocate(input_dim)
     for key, view in model.parameters.items():
         view[...] = arrays[key]
-    model._learned = about["standardized"]
+    model.standardization_is_learned(about["standardized"])
     return model

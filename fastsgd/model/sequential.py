@@ -268,6 +268,10 @@ class Sequential:
         network.shift[:], network.scale[:] = mean, scale
         self._learned = True
 
+    def standardization_is_learned(self, learned: bool) -> None:
+        """Say whether the arrays of the `Standardize` layer were learned, where they came from elsewhere."""
+        self._learned = learned
+
     @property
     def needs_standardization(self) -> bool:
         """Whether there is a `Standardize` layer that has not seen data yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -14,15 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 from fastsgd.data import ArrayDataset, Dataset
 from fastsgd.data.loader import Loader
 from fastsgd.data.stream import Slab
-from fastsgd.errors import DataError, ModelError, NonFiniteError
+from fastsgd.errors import DataError, ModelError
 from fastsgd.losses import Loss
 from fastsgd.model import Sequential
 from fastsgd.model.layers import whole_number
+from fastsgd.training.checkpoint import Checkpoint, as_checkpoint
 from fastsgd.training.history import History
 from fastsgd.training.losses import find_loss, target_check, target_columns
 from fastsgd.training.metrics import find_metrics, finished
 from fastsgd.training.optimizers import SGD
-from fastsgd.training.progress import BUSY, Progress, make_progress
+from fastsgd.training.progress import Progress, make_progress
+from fastsgd.training.run import Resume, Run, steps_too_large
 
 Data = Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
 
@@ -120,6 +123,8 @@ class Trainer:
         shuffle: bool = True,
         seed: int = 0,
         memory: int | str | None = None,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: Resume = "auto",
         initial_epoch: int = 0,
         progress: bool | Literal["auto"] | Progress = "auto",
     ) -> History:
@@ -139,8 +144,15 @@ class Trainer:
         seed : int
         memory : int or str, optional
             Budget for data in bytes, or like "512MB"; 1 GB if not given. Data that fit are read once and stay.
+        checkpoint : Checkpoint or path, optional
+            Where checkpoints are written: first before the first step, then every 300 seconds or as a `Checkpoint`
+            says, and at the end, also where SIGINT, SIGTERM or SIGUSR1 ends the run.
+        resume : "auto" or bool
+            "auto" goes on from the newest sound checkpoint in that folder, if there is one, and says so: the results
+            are the same bits as without interruption, for any number of threads. True demands one; False starts anew,
+            in place of those that are there.
         initial_epoch : int
-            The number of the first epoch, where an earlier run is gone on with.
+            The number of the first epoch, where a model that is trained already is trained on.
         progress : bool or "auto"
             "auto" shows a bar on a terminal and nothing elsewhere; True shows a line an epoch elsewhere.
 
@@ -155,7 +167,11 @@ class Trainer:
         MemoryBudgetError
             If `memory` is too small; names the least that works.
         NonFiniteError
-            If the loss stops being finite. The parameters are then those of the last whole epoch.
+            If the loss stops being finite. The parameters are then those of the last whole epoch, and checkpoints of
+            what came before it are still there.
+        CheckpointError
+            If checkpoints cannot be written, those that are there are of another run, or another run writes to their
+            folder.
         """
         train = as_dataset(dataset, "the training data")
         held_out = None if validation is None else as_dataset(validation, "the validation data")
@@ -164,68 +180,23 @@ class Trainer:
         if held_out is not None:
             self._require_fit(held_out)
         loader = self._loader(train, batch_size, memory=memory, seed=seed, shuffle=shuffle)
-        history = History()
-        display = make_progress(progress)
-        try:
+        display, batch = make_progress(progress), min(int(batch_size), train.n_rows)
+        run = Run(self, loader, held_out, range(first, first + last), batch, display)
+        settings = None if checkpoint is None else as_checkpoint(checkpoint)
+        with contextlib.closing(display):
             display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
-            _warn_of_clustering(loader)
-            to_compile = self._compile_ahead(min(int(batch_size), train.n_rows), loader.plan.total_bytes)
-            if to_compile:
-                display.plan(to_compile)
-            if self.model.needs_standardization:
-                self.model.learn_standardization(train, memory=loader.plan.budget)
-            for epoch in range(first, first + last):
-                display.start_epoch(epoch, first + last, train.n_rows)
-                record = self._epoch(loader, epoch, min(int(batch_size), train.n_rows), display)
-                if held_out is not None:
-                    found = self._evaluate(held_out, loader.plan.budget)
-                    record |= {f"val_{name}": value for name, value in found.items()}
-                history.epochs.append(_ordered(record))
-                display.end_epoch(history.epochs[-1])
-        finally:
-            display.close()
-        return history
+            with contextlib.nullcontext() if settings is None else run.recorded(settings, resume):
+                _warn_of_clustering(loader)
+                to_compile = self._compile_ahead(batch, loader.plan.total_bytes)
+                if to_compile:
+                    display.plan(to_compile)
+                run.learn_standardization()
+                return run.go()
 
-    def _epoch(self, loader: Loader, epoch: int, batch_size: int, display: Progress) -> dict[str, Any]:
-        began, waited, spent = time.perf_counter(), loader.waited, loader.spent.total()
-        before = self.model.network.parameters.copy()
-        total, rows = 0.0, 0
-        with contextlib.closing(loader.epoch(epoch)) as slabs:  # type: ignore[type-var]
-            for slab in slabs:
-                losses = self._train(slab, batch_size)
-                self._require_finite(losses, epoch, rows // batch_size, before)
-                counts = np.full(len(losses), batch_size)
-                counts[-1] = len(slab) - batch_size * (len(losses) - 1)
-                here = float(losses @ counts)
-                total += here
-                rows += len(slab)
-                display.advance(len(slab), here / len(slab))
-        seconds = time.perf_counter() - began
-        skipped = loader.dataset.n_rows - rows
-        return {
-            "epoch": epoch,
-            "loss": total / rows,
-            **({"skipped": skipped} if skipped else {}),
-            "seconds": seconds,
-            "rows_per_second": rows / seconds,
-            "waited": loader.waited - waited,
-            **({} if loader.plan.whole else {name: now - spent[name] for name, now in loader.spent.total().items()}),
-        }
-
-    def _require_finite(
-        self, losses: NDArray[np.float64], epoch: int, batch: int, before: NDArray[np.floating]
-    ) -> None:
-        if np.isfinite(losses).all():
-            return
-        at = int(np.isfinite(losses).argmin())
-        self.model.network.parameters[:] = before
+    def forget_velocity(self) -> None:
+        """Start the optimizer's velocity, where it has one, from 0 again."""
         if self._state is not None:
             self._state.velocity[:] = 0
-        raise NonFiniteError(
-            f"the loss is {losses[at]} in epoch {epoch + 1}, batch {batch + at + 1}: the steps are too large. Lower "
-            f"the learning rate (it is {self.optimizer.learning_rate:g}), or bring the inputs to a like scale with "
-            "Standardize() as the first layer. The parameters are as they were before this epoch"
-        )
 
     def _prepare(self, dataset: Dataset) -> None:
         self.model.build(dataset.n_features)
@@ -357,7 +328,10 @@ class Trainer:
         before = self.model.network.parameters.copy()
         x, y = (np.require(part, dtype, ["C", "A", "W"]) for part in (batch.x, batch.y))
         losses = self._train(Slab(x, y, weights), len(batch))
-        self._require_finite(losses, 0, self.steps - 1, before)
+        if not np.isfinite(losses[0]):
+            self.model.network.parameters[:] = before
+            self.forget_velocity()
+            raise steps_too_large(f"the loss is {losses[0]}", self, "batch")
         return float(losses[0])
 
     def evaluate(self, dataset: Data, *, memory: int | str | None = None) -> dict[str, float]:
@@ -412,10 +386,3 @@ def _warn_of_clustering(loader: Loader) -> None:
         text = advice(loader, sample(loader).clustering)
         if text is not None:
             warnings.warn(text, UserWarning, stacklevel=3)
-
-
-def _ordered(record: dict[str, Any]) -> dict[str, Any]:
-    """The figures first that a reader looks for first."""
-    late = ("seconds", "rows_per_second", "waited", *BUSY)
-    first = {key: value for key, value in record.items() if key not in late}
-    return first | {key: record[key] for key in late if key in record}
