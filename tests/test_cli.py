@@ -15,7 +15,8 @@ from fastsgd.cli.options import LOSSES, METRICS, as_json_line
 from fastsgd.training.losses import LOSSES as KNOWN_LOSSES
 
 ROWS = 600
-RESULTS = ["history.csv", "model.safetensors", "run.json"]
+FILES = ["history.csv", "model.safetensors", "run.json"]
+RESULTS = ["checkpoints", *FILES]
 
 
 def write_data(path, start=0, stop=ROWS):
@@ -282,10 +283,10 @@ def test_a_run_is_the_same_bits_for_a_seed_and_any_threads(data, tmp_path):
 def test_an_earlier_run_is_kept_unless_told(data, tmp_path, capsys):
     out = tmp_path / "run"
     assert train(data, out, "--epochs", 2) == 0
-    before = {name: (out / name).read_bytes() for name in RESULTS}
+    before = {name: (out / name).read_bytes() for name in FILES}
     assert train(data, out) == 2
-    assert "model.safetensors exists; choose another --out, or give --overwrite" in capsys.readouterr().err
-    assert {name: (out / name).read_bytes() for name in RESULTS} == before
+    assert "has the checkpoints of a run; --resume goes on with it, --overwrite starts anew" in capsys.readouterr().err
+    assert {name: (out / name).read_bytes() for name in FILES} == before
     assert train(data, out, "--overwrite", "--seed", 5) == 0
     assert content(out) == RESULTS
     assert all((out / name).read_bytes() != data for name, data in before.items())

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 import fastsgd as fs
 
-RESULTS = ["history.csv", "model.safetensors", "run.json"]
+RESULTS = ["checkpoints", "history.csv", "model.safetensors", "run.json"]
 PATIENCE = 120  # seconds until a process is taken to hang
 
 
@@ -68,7 +69,7 @@ def follow(process, epochs):
 
 
 @pytest.mark.parametrize("times", [1, 5])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_in_training_keeps_the_model(place, tmp_path, number, code, times):
     out = tmp_path / "run"
     with started(*endless(out, "--json"), folder=place, stdout=-1, stderr=-1) as process:
@@ -77,12 +78,15 @@ def test_a_signal_in_training_keeps_the_model(place, tmp_path, number, code, tim
             process.send_signal(number)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
-    assert errors.startswith("fastsgd: stopped in epoch ")
-    assert errors.endswith(f"; the model so far is in {out}/model.safetensors\n")
-    assert errors.count("\n") == 1
+    stopped, resume = errors.splitlines()
+    assert stopped.startswith("fastsgd: stopped in epoch ")
+    assert stopped.endswith(f"; the model so far is in {out}/model.safetensors")
+    command = shlex.join(["fastsgd", *map(str, endless(out, "--json", "--resume"))])
+    assert resume == f"fastsgd: to go on: {command}"
     events = seen + [json.loads(line) for line in rest.splitlines()]
     events = [event for event in events if event["event"] != "note"]  # that a first run compiles
     assert [event["event"] for event in events] == ["plan", *["epoch"] * (len(events) - 2), "stopped"]
+    assert events[-1]["resume"] == command
     assert content(out) == RESULTS
     history = fs.History.from_csv(out / "history.csv").epochs
     assert history == [{key: value for key, value in event.items() if key != "event"} for event in events[1:-1]]
@@ -106,8 +110,8 @@ def test_a_signal_at_the_start_leaves_all_or_nothing(place, tmp_path, number):
         assert content(tmp_path) == []
         assert json.loads(rest.splitlines()[-1])["model"] is None
     else:
-        assert content(out) == RESULTS
-        assert fs.load_model(out / "model.safetensors").input_dim == 3
+        assert content(out) in (RESULTS, RESULTS[:1])  # before the first step: what standardizing found
+        assert "--resume" in errors
 
 
 LOSING = """
@@ -162,6 +166,49 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert done.stdout == "on\n"
 
 
+def test_a_run_that_was_stopped_goes_on(place, tmp_path):
+    """To the same bits, with all its history; what would lose it is refused."""
+    words = ["train", "data.h5", "-x", "X", "-y", "y", "--batch-size", 100, "--standardize", "--layers", 4]
+    words += ["--epochs", 12, "--momentum", 0.9, "--json"]
+    want = tmp_path / "want"
+    subprocess.run(arguments(*words, "--out", want), cwd=place, check=True, capture_output=True, timeout=PATIENCE)
+    out, resumed = tmp_path / "run", []
+    for _ in range(3):
+        with started(*words, "--out", out, "--resume", folder=place, stdout=-1, stderr=-1) as process:
+            resumed.append(follow(process, 1))
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130, errors
+    refused = subprocess.run(
+        arguments(*words, "--out", out), cwd=place, check=False, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert refused.returncode == 2
+    assert "--resume goes on with it" in refused.stderr
+    done = subprocess.run(
+        arguments(*words, "--out", out, "--resume"), cwd=place, check=True, capture_output=True, timeout=PATIENCE
+    )
+    assert b'"event": "done"' in done.stdout
+    assert any("resumed from" in event.get("note", "") for event in resumed[1])
+    assert (out / "model.safetensors").read_bytes() == (want / "model.safetensors").read_bytes()
+    losses = [[epoch["loss"] for epoch in fs.History.from_csv(one / "history.csv").epochs] for one in (out, want)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+    """One that comes while the first is handled, and is not part of the same wish."""
+    code = (
+        "import signal, time; from fastsgd.cli import signals; signals.install(); signals._SAME_WISH_SECONDS = 0\n"
+        "try: signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt: print(signals.is_pressing())\n"
+        "try:\n"
+        " with signals.undisturbed(): signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt: print(signals.is_pressing())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
+
+
 def test_a_signal_keeps_an_earlier_run_whole(place, tmp_path):
     out = tmp_path / "run"
     first = ["train", "data.h5", "-x", "X", "-y", "y", "--batch-size", 1000, "--out", out, "--json"]
@@ -186,7 +233,7 @@ def test_training_whose_reader_goes_away_keeps_the_model(place, tmp_path):
         process.wait(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.startswith("fastsgd: stopped in epoch ")
-    assert errors.count("\n") == 1
+    assert errors.count("\n") == 2
     assert content(out) == RESULTS
     assert fs.load_model(out / "model.safetensors").input_dim == 3
 

@@ -68,6 +68,7 @@ def test_command_line_example(tmp_path, monkeypatch):
         assert run([word.strip("'") for word in command]) == 0, command
     assert {path.name for path in Path("run").iterdir()} == {
         "model.safetensors",
+        "checkpoints",
         "history.csv",
         "run.json",
         "learning_curve.png",

@@ -1,12 +1,14 @@
 """The command line: `fastsgd COMMAND`. One file a command; this one names them and turns errors into exit codes.
 
-Exit codes: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 on SIGINT, 143 on SIGTERM.
+Exit codes: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 on SIGINT, 143 on SIGTERM, 138 on
+SIGUSR1.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -73,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command; returns its exit code."""
     try:
         # Not cli.main, which makes every interrupt an abort: SIGTERM has a code of its own.
-        with warnings.catch_warnings(), cli.make_context("fastsgd", list(arguments)) as context:
+        with warnings.catch_warnings(), cli.make_context("fastsgd", list(arguments), obj=list(arguments)) as context:
             warnings.showwarning = _show_warning
             cli.invoke(context)
         sys.stdout.flush()
@@ -101,7 +103,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _interrupted(error: KeyboardInterrupt) -> int:
-    return 143 if isinstance(error, signals.Terminated) else 130
+    return 128 + (error.number if isinstance(error, signals.Terminated) else signal.SIGINT)
 
 
 def _described(error: Exception) -> str:

@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MODEL_FILE = "model.safetensors"
 HISTORY_FILE = "history.csv"
 RUN_FILE = "run.json"
+CHECKPOINTS = "checkpoints"  # a folder of them
 
 # Names that fastsgd.training knows, which is not imported for a help text.
 LOSSES = (

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: raised once, where they are seen, and with an exit code each."""
+"""SIGINT, SIGTERM and SIGUSR1: raised once, where they are seen, and with an exit code each."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
-# A second Ctrl-C is soon pressed; while the first is handled, files are being written.
-_SAME_WISH_SECONDS = 1.0
+# SIGUSR1 is what batch systems send before a job's time is up.
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# One wish may come as several signals: `timeout`, for one, sends a process its own and that of its group.
+_SAME_WISH_SECONDS = 0.2
 _AGAIN_SECONDS = 0.02
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; handled like an interrupt, but for the exit code."""
+    """SIGTERM or SIGUSR1 arrived; handled like an interrupt, but for the exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.strsignal(number))
+        self.number = number
 
 
 class _Handler:
+    """Raises; `wishes` are those to end that came so far, of which the first is `ignored` at times."""
+
     def __init__(self) -> None:
+        self.wishes = 0
+        self.ignored = False
         self._raised = -_SAME_WISH_SECONDS
         self._number = signal.SIGINT
 
@@ -31,7 +40,10 @@ class _Handler:
         if now - self._raised < _SAME_WISH_SECONDS:
             return
         self._raised, self._number = now, signal.Signals(number)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self.wishes += 1
+        if self.ignored and self.wishes == 1:
+            return
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
     def unraisable(self, lost: Any) -> None:
         """Send the signal again if its exception was lost, as it is in a destructor or the callback of a weakref."""
@@ -39,6 +51,7 @@ class _Handler:
             sys.__unraisablehook__(lost)
             return
         self._raised = -_SAME_WISH_SECONDS
+        self.wishes -= 1
         main = threading.main_thread().ident
         assert main is not None
         again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, [main, self._number])
@@ -46,13 +59,16 @@ class _Handler:
         again.start()
 
 
+_handler = _Handler()
+
+
 def install() -> None:
-    """Make SIGINT raise KeyboardInterrupt and SIGTERM Terminated; what is ignored, as in a background job, stays so."""
-    handler = _Handler()
-    sys.unraisablehook = handler.unraisable
+    """Make SIGINT raise KeyboardInterrupt and the others Terminated; what is ignored, as in a background job, stays
+    so."""
+    sys.unraisablehook = _handler.unraisable
     for number in _NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
+            signal.signal(number, _handler)
 
 
 def ignore() -> None:
@@ -61,15 +77,16 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def is_pressing() -> bool:
+    """Whether the end was asked for a second time, and so is to come at once."""
+    return _handler.wishes > 1
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ignore both signals, so that several files that belong together are all written."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals, and may set handlers
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _NUMBERS}
+    """Ignore the first wish to end, so that several files that belong together are all written."""
+    _handler.ignored = True
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _handler.ignored = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from fastsgd.cli.options import (
+    CHECKPOINTS,
     HISTORY_FILE,
     MODEL_FILE,
     RUN_FILE,
@@ -25,7 +27,7 @@ from fastsgd.cli.options import (
     print_json,
     threads_option,
 )
-from fastsgd.cli.signals import undisturbed
+from fastsgd.cli.signals import is_pressing, undisturbed
 from fastsgd.errors import DataError
 
 _HIDDEN = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid", "linear")
@@ -51,7 +53,21 @@ Examples:
 )
 @data_options(target=True)
 @click.option("--out", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Folder for the results.")
-@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
+@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR, and its checkpoints.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the newest checkpoint in DIR, to the same bits; start where there is none.",
+)
+@click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    default=300,
+    show_default=True,
+    help="Time from one checkpoint to the next.",
+)
+@click.option("--checkpoint-steps", type=_COUNT, metavar="N", help="Batches from one checkpoint to the next.")
 @click.option("--layers", default="", metavar="64,64", help="Units of the hidden layers.  [default: none, so linear]")
 @click.option(
     "--activation",
@@ -112,16 +128,19 @@ Examples:
 )
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @common_options
-def command(data: tuple[str, ...], out: str, as_json: bool, quiet: bool, overwrite: bool, **settings: Any) -> None:
+def command(data: tuple[str, ...], out: str, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Train a network on the rows of DATA and write it to a folder.
 
     DATA is one or more HDF5 files, or a quoted pattern like "part*.h5". The folder gets model.safetensors, history.csv
-    (a line an epoch) and run.json (settings and results). Ctrl-C stops the run and writes the model so far.
+    (a line an epoch), run.json (settings and results) and checkpoints. Ctrl-C stops the run and writes the model so
+    far; --resume goes on with it.
     """
-    model_path = os.path.join(out, MODEL_FILE)
-    if os.path.exists(model_path) and not overwrite:
-        raise click.UsageError(f"{model_path} exists; choose another --out, or give --overwrite")
+    from fastsgd.training.checkpoint_folder import has_checkpoints
+
+    how = {name: settings.pop(name) for name in ("overwrite", "resume", "checkpoint_seconds", "checkpoint_steps")}
+    _check_folder(out, how)
     _check_usage(settings)
+    model_path = os.path.join(out, MODEL_FILE)
     with _folder(out):
         trainer, train, held_out = _prepared(data, settings)
         report = _Report(as_json, quiet)
@@ -131,23 +150,65 @@ def command(data: tuple[str, ...], out: str, as_json: bool, quiet: bool, overwri
                 train,
                 validation=held_out,
                 progress=report,
+                checkpoint=_checkpoint(out, how),
+                resume="auto" if how["resume"] else False,
                 **{name: settings[name] for name in ("epochs", "batch_size", "seed", "memory")},
             )
         except (KeyboardInterrupt, BrokenPipeError) as stop:
+            if is_pressing():
+                raise
+            begun = has_checkpoints(os.path.join(out, CHECKPOINTS))
             if report.rows:
-                _write(out, trainer, report, about, finished=False)
+                _write(out, trainer, about, finished=False)
                 click.echo(f"fastsgd: stopped in epoch {report.epoch}; the model so far is in {model_path}", err=True)
+            elif begun:
+                click.echo("fastsgd: stopped before the first step", err=True)
             else:
                 click.echo("fastsgd: stopped before the first step; nothing was written", err=True)
+            resume = _resume_command() if begun else None
+            if resume:
+                click.echo(f"fastsgd: to go on: {resume}", err=True)
             if as_json and isinstance(stop, KeyboardInterrupt):
-                print_json(event="stopped", model=model_path if report.rows else None, **_results(report))
+                model = model_path if report.rows else None
+                print_json(event="stopped", model=model, resume=resume, **_results(trainer))
             raise
-        _write(out, trainer, report, about, finished=True)
+        _write(out, trainer, about, finished=True)
     if as_json:
-        print_json(event="done", model=model_path, **_results(report))
+        print_json(event="done", model=model_path, **_results(trainer))
     elif not quiet:
-        peak = _results(report)["peak_memory_bytes"] / 1e6
+        peak = _results(trainer)["peak_memory_bytes"] / 1e6
         click.echo(f"wrote {model_path}, {HISTORY_FILE} and {RUN_FILE}; peak memory {peak:.0f} MB", err=True)
+
+
+def _check_folder(out: str, how: dict[str, Any]) -> None:
+    """Refuse to lose what is in the folder already."""
+    from fastsgd.training.checkpoint_folder import has_checkpoints
+
+    if how["overwrite"] and how["resume"]:
+        raise click.UsageError("--overwrite starts anew, --resume goes on with what is there; give one of them")
+    if how["overwrite"] or how["resume"]:
+        return
+    if has_checkpoints(os.path.join(out, CHECKPOINTS)):
+        raise click.UsageError(
+            f"{out} has the checkpoints of a run; --resume goes on with it, --overwrite starts anew; or choose another "
+            "--out"
+        )
+    if os.path.exists(os.path.join(out, MODEL_FILE)):
+        raise click.UsageError(f"{os.path.join(out, MODEL_FILE)} exists; choose another --out, or give --overwrite")
+
+
+def _checkpoint(out: str, how: dict[str, Any]) -> Any:
+    from fastsgd.training import Checkpoint
+
+    return Checkpoint(
+        os.path.join(out, CHECKPOINTS), every_steps=how["checkpoint_steps"], every_seconds=how["checkpoint_seconds"]
+    )
+
+
+def _resume_command() -> str:
+    """What to type to go on with this run."""
+    given = [word for word in click.get_current_context().obj if word not in ("--overwrite", "--resume")]
+    return shlex.join(["fastsgd", *given, "--resume"])
 
 
 def _check_usage(settings: dict[str, Any]) -> None:
@@ -231,8 +292,6 @@ class _Report:
 
     Attributes
     ----------
-    epochs : list of dict
-        The records of the whole epochs.
     epoch : int
         The number of the current epoch, from 1.
     rows : int
@@ -242,7 +301,6 @@ class _Report:
     def __init__(self, as_json: bool, quiet: bool) -> None:
         from fastsgd.training.progress import make_progress
 
-        self.epochs: list[dict[str, Any]] = []
         self.epoch = 0
         self.rows = 0
         self._json = as_json
@@ -265,7 +323,6 @@ class _Report:
         self._display.advance(rows, loss)
 
     def end_epoch(self, record: dict[str, Any]) -> None:
-        self.epochs.append(record)
         self._display.end_epoch(record)
         if self._json:
             print_json(event="epoch", **record)
@@ -274,24 +331,24 @@ class _Report:
         self._display.close()
 
 
-def _results(report: _Report) -> dict[str, Any]:
+def _results(trainer: Any) -> dict[str, Any]:
     from fastsgd.training.history import peak_rows_per_second
 
+    epochs = trainer.history.epochs
     return {
-        "epochs": len(report.epochs),
-        "last": report.epochs[-1] if report.epochs else None,
-        "rows_per_second": peak_rows_per_second(report.epochs) if report.epochs else None,
+        "epochs": len(epochs),
+        "last": epochs[-1] if epochs else None,
+        "rows_per_second": peak_rows_per_second(epochs) if epochs else None,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
-def _write(out: str, trainer: Any, report: _Report, settings: dict[str, Any], *, finished: bool) -> None:
+def _write(out: str, trainer: Any, settings: dict[str, Any], *, finished: bool) -> None:
     from fastsgd import __version__
     from fastsgd.atomic import write_whole
-    from fastsgd.training import History
 
-    about = {"fastsgd": __version__, "finished": finished, "settings": settings, **_results(report)}
+    about = {"fastsgd": __version__, "finished": finished, "settings": settings, **_results(trainer)}
     with undisturbed():
         trainer.model.save(os.path.join(out, MODEL_FILE))
-        History(report.epochs).to_csv(os.path.join(out, HISTORY_FILE))
+        trainer.history.to_csv(os.path.join(out, HISTORY_FILE))
         write_whole(os.path.join(out, RUN_FILE), as_json_line(about, indent=1).encode())

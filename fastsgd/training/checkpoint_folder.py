@@ -21,36 +21,37 @@ _DAMAGED = ".damaged"
 
 
 class CheckpointFolder:
-    """A folder, ours while the context lasts.
+    """A folder, ours from `open` to `close`.
 
     Parameters
     ----------
     directory : path
-        Made if it is not there.
-
-    Raises
-    ------
-    CheckpointError
-        On entering the context, if it cannot be made or written to, or another run has it.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = os.path.abspath(os.fsdecode(directory))
         self._lock: int | None = None
+        self._written: list[int] = []  # steps
 
-    def __enter__(self) -> CheckpointFolder:
+    def open(self) -> None:
+        """Make the folder, if it is not there, and take it.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be made or written to, or another run has it.
+        """
         try:
             os.makedirs(self.directory, exist_ok=True)
             self._lock = self._locked()
             self._sweep()
         except OSError as error:
-            self.__exit__()
             raise CheckpointError(
                 f"no checkpoints can be kept in {self.directory!r}: {error.strerror or error}"
             ) from error
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Give the folder back."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -58,24 +59,39 @@ class CheckpointFolder:
     def _locked(self) -> int:
         """Take the lock, which the system gives back however the process ends."""
         path = os.path.join(self.directory, _LOCK)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with os.fdopen(lock) as file:
-                raise CheckpointError(
-                    f"another run writes its checkpoints to {self.directory!r}{_owner(file.read(1000))}; give each run "
-                    "a folder of its own, or wait for its end"
-                ) from None
-        except OSError as error:
-            warnings.warn(
-                f"{path} cannot be locked ({error.strerror}): take care that no other run uses this folder",
-                UserWarning,
-                stacklevel=2,
-            )
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with os.fdopen(lock) as file:
+                    raise CheckpointError(
+                        f"another run writes its checkpoints to {self.directory!r}{_owner(file.read(1000))}; give each "
+                        "run a folder of its own, or wait for its end"
+                    ) from None
+            except OSError as error:
+                warnings.warn(
+                    f"{path} cannot be locked ({error.strerror}): take care that no other run uses this folder",
+                    UserWarning,
+                    stacklevel=5,
+                )
+            if _is_at(lock, path):
+                break
+            os.close(lock)  # a run that left nothing has just removed it
         os.truncate(lock, 0)
         os.pwrite(lock, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         return lock
+
+    def discard(self) -> None:
+        """Remove what was written since the folder was opened, and the folder if nothing else is in it."""
+        if self._lock is None:
+            return
+        with suppress(OSError):
+            for step in self._written:
+                os.unlink(self.path(step))
+            if not self.steps():
+                os.unlink(os.path.join(self.directory, _LOCK))
+                os.rmdir(self.directory)
 
     def _sweep(self) -> None:
         """Remove what a run left that ended while it wrote."""
@@ -129,16 +145,32 @@ class CheckpointFolder:
     def write(self, step: int, content: bytes, keep: int) -> None:
         """Write a checkpoint, then remove all but the newest few up to it."""
         write_whole(self.path(step), content)
+        self._written = [*self._written, step][-keep:]
         for old in [other for other in self.steps() if other <= step][:-keep]:
             with suppress(OSError):
                 os.unlink(self.path(old))
 
     def forget_all_but(self, step: int) -> None:
-        """Remove what there is of other runs."""
+        """Remove all checkpoints but that of a step."""
         for other in self.steps():
             if other != step:
                 with suppress(OSError):
                     os.unlink(self.path(other))
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def has_checkpoints(directory: str | os.PathLike[str]) -> bool:
+    """Whether there are checkpoints in a folder, if it is one."""
+    try:
+        return any(map(_NAME.fullmatch, os.listdir(os.fsdecode(directory))))
+    except OSError:
+        return False
 
 
 def _owner(text: str) -> str:

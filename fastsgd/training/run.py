@@ -74,12 +74,15 @@ class Run:
         self._recorder: Recorder | None = None
         self._held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self._whole = True  # whether parameters and position are of the same moment
+        trainer.history = History()
         self.at = Position(trainer.steps, epochs.start, standardized=not trainer.model.needs_standardization)
+        self._start: tuple[object, ...] | None = self.at.place  # but of a run that is gone on with
 
     @contextlib.contextmanager
     def recorded(self, settings: Checkpoint, resume: Resume) -> Iterator[None]:
         """Go on from the newest checkpoint, as `resume` says, and write checkpoints while the context lasts: at its
-        begin, when they are due, and at its end, whatever ends it, unless numbers stopped being finite.
+        begin, when they are due, and at its end, whatever ends it, unless numbers stopped being finite. Where it ends
+        before anything was learned, it leaves nothing.
 
         Raises
         ------
@@ -88,23 +91,24 @@ class Run:
         """
         if resume not in (True, False, "auto"):
             raise ModelError(f"fit: resume is {resume!r}; it is True, False or 'auto'")
-        with Interrupts() as interrupts, CheckpointFolder(settings.directory) as folder:
-            self._resume(folder, resume)
-            recorder = self._recorder = Recorder(settings, folder, self.snapshot)
+        with Interrupts() as interrupts, contextlib.closing(CheckpointFolder(settings.directory)) as folder:
             self._held = interrupts.held
-            recorder.first()
-            if resume is False:
-                folder.forget_all_but(self.at.step)
             try:
+                with interrupts.held():
+                    folder.open()
+                self._resume(folder, resume)
+                self._recorder = Recorder(settings, folder, self.snapshot)
+                self._recorder.first()
+                if resume is False:
+                    folder.forget_all_but(self.at.step)
                 yield
-            except NonFiniteError:
+            except BaseException as error:
+                if self.at.place == self._start:
+                    folder.discard()
+                elif self._recorder is not None and self._whole and not isinstance(error, NonFiniteError):
+                    self._recorder.save_what_can_be()
                 raise
-            except BaseException:
-                if self._whole:
-                    recorder.save_what_can_be()
-                raise
-            else:
-                recorder.save()
+            self._recorder.save()
 
     def _resume(self, folder: CheckpointFolder, resume: Resume) -> None:
         expected = {name: view.shape for name, view in self._state().items()}
@@ -114,6 +118,7 @@ class Run:
 
         snapshot = folder.newest(read) if resume is not False else None
         if snapshot is not None:
+            self._start = None
             self._restore(snapshot)
             self._announce(folder.path(self.at.step))
         elif resume is True:
@@ -156,7 +161,8 @@ class Run:
 
         return Snapshot(
             self._description,
-            replace(self.at, spent=dict(self.at.spent), history=list(self.at.history)),
+            replace(self.at, spent=dict(self.at.spent)),
+            list(self._trainer.history.epochs),
             {name: view.copy() for name, view in self._state().items()},
             {"fastsgd": __version__, "numpy": np.__version__},
         )
@@ -165,6 +171,7 @@ class Run:
         for name, view in self._state().items():
             view[...] = snapshot.arrays[name]
         self.at = snapshot.position
+        self._trainer.history.epochs[:] = snapshot.history
         self._trainer.steps = self.at.step
         self._trainer.model.standardization_is_learned(self.at.standardized)
 
@@ -181,7 +188,7 @@ class Run:
         """Train all epochs that are left."""
         while self.at.epoch < self._epochs.stop:
             self._epoch()
-        return History(self.at.history)
+        return self._trainer.history
 
     def _epoch(self) -> None:
         at = self.at
@@ -194,7 +201,9 @@ class Run:
             found = self._trainer._evaluate(self._validation, self._loader.plan.budget)
             record |= {f"val_{name}": value for name, value in found.items()}
         record = _ordered(record)
-        self.at = Position(at.step, at.epoch + 1, history=[*at.history, record])
+        with self._held():
+            self._trainer.history.epochs.append(record)
+            self.at = Position(at.step, at.epoch + 1)
         self._display.end_epoch(record)
         if self._recorder is not None:
             self._recorder.record(at.step)

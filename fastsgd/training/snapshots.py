@@ -32,8 +32,6 @@ class Position:
         Of those rows.
     spent : dict
         Seconds of this epoch so far, by the names that they have in a `History`.
-    history : list of dict
-        The records of the epochs before.
     standardized : bool
         Whether the model has learned its standardization.
     """
@@ -43,7 +41,6 @@ class Position:
     rows: int = 0
     loss_sum: float = 0.0
     spent: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
     standardized: bool = True
 
     @property
@@ -61,6 +58,8 @@ class Snapshot:
     run : dict
         What must be the same then: model, optimizer, loss, data, order. Values that JSON has.
     position : Position
+    history : list of dict
+        The records of the epochs before.
     arrays : dict of arrays
         Parameters and what the optimizer keeps.
     versions : dict of str
@@ -69,6 +68,7 @@ class Snapshot:
 
     run: Mapping[str, Any]
     position: Position
+    history: list[dict[str, Any]]
     arrays: Mapping[str, NDArray[np.floating]]
     versions: Mapping[str, str]
 
@@ -81,7 +81,12 @@ class Snapshot:
             If an array holds a value that is not finite: such a state is of no use.
         """
         require_finite(self.arrays)
-        about = {"run": self.run, "position": asdict(self.position), "versions": self.versions}
+        about = {
+            "run": self.run,
+            "position": asdict(self.position),
+            "history": self.history,
+            "versions": self.versions,
+        }
         return encode(KIND, about, self.arrays)
 
 
@@ -97,7 +102,7 @@ def read_snapshot(path: str | os.PathLike[str], run: Mapping[str, Any], expected
     """
     with open_tensors(path, KIND) as file:
         about = file.about
-        if about.keys() != {"run", "position", "versions"} or not isinstance(about["run"], dict):
+        if about.keys() != {"run", "position", "history", "versions"} or not isinstance(about["run"], dict):
             raise ValueError("its description is not one that fastsgd writes")
         differing = list(_differences(about["run"], run))
         if differing:
@@ -106,7 +111,8 @@ def read_snapshot(path: str | os.PathLike[str], run: Mapping[str, Any], expected
                 "Make them the same to go on with it; or start anew with resume=False, or in another folder"
             )
         file.require(expected, dtype)
-        return Snapshot(run, _position(about["position"]), file.arrays(), about["versions"])
+        position, history = _position(about["position"]), _history(about["history"])
+        return Snapshot(run, position, history, file.arrays(), about["versions"])
 
 
 class OtherRunError(CheckpointError):
@@ -152,8 +158,13 @@ def _position(given: Any) -> Position:
         raise ValueError(f"its loss_sum is {_short(position.loss_sum)}; it is a finite number")
     if type(position.standardized) is not bool:
         raise ValueError(f"standardized is {_short(position.standardized)}; it is true or false")
-    records = position.history if isinstance(position.history, list) else [None]
-    for record in [position.spent, *records]:
+    _history([position.spent])
+    return position
+
+
+def _history(given: Any) -> list[dict[str, Any]]:
+    """The records of epochs as they were stored, or ValueError if they are none."""
+    for record in given if isinstance(given, list) else [None]:
         if not isinstance(record, dict) or not all(type(value) in (int, float) for value in record.values()):
             raise ValueError("its history is not one that fastsgd writes")
-    return position
+    return list(given)

@@ -71,6 +71,13 @@ class Trainer:
         SLURM_CPUS_PER_TASK and NUMBA_NUM_THREADS. A number goes before all but the last. The results are the same
         bits for any number.
 
+    Attributes
+    ----------
+    steps : int
+        Batches trained on.
+    history : History
+        Of the last `fit`, as far as it has come.
+
     Raises
     ------
     ModelError
@@ -96,6 +103,7 @@ class Trainer:
         self.metrics = find_metrics(tuple(metrics) if not isinstance(metrics, str) else metrics, self.loss)
         self.threads = threads if threads is None else whole_number(threads, "Trainer: threads")
         self.steps = 0
+        self.history = History()
         self._state: Any = None
         self._none = np.empty(0, model.dtype)
         self._paces: dict[tuple[int, int], Any] = {}  # by batch size and threads at most
