@@ -10,6 +10,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+# From file systems that cannot be asked to write a folder to the disk, and of folders that are not ours to read.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM)
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -31,7 +34,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     try:
         _create(temporary, path)
         yield temporary
-        _sync(temporary)
+        _sync(temporary, path)
         if mode is not None:
             with suppress(OSError):  # some file systems have no permissions
                 os.chmod(temporary, mode)
@@ -40,9 +43,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    # The name reaches the disk with the folder; some file systems cannot be asked for that.
-    with suppress(OSError):
-        _sync(folder)
+    # The name reaches the disk with the folder.
+    try:
+        _sync(folder, path)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 def is_temporary(name: str, of: re.Pattern[str]) -> bool:
@@ -55,10 +61,19 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that it appears whole or not at all."""
     with replacing(path) as temporary:
         try:
-            with open(temporary, "wb") as file:
-                file.write(content)
+            _write(temporary, content)
         except OSError as error:
             raise _about(error, os.fsdecode(path)) from error
+
+
+def _write(path: str, content: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        left = memoryview(content)
+        while left:  # a disk that fills up takes a part first
+            left = left[os.write(handle, left) :]
+    finally:
+        os.close(handle)
 
 
 def _mode(path: str) -> int | None:
@@ -87,9 +102,12 @@ def _about(error: OSError, path: str) -> OSError:
     return OSError(error.errno, error.strerror or str(error), path)
 
 
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _sync(name: str, path: str) -> None:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _about(error, path) from error

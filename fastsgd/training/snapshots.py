@@ -106,6 +106,7 @@ def read_snapshot(path: str | os.PathLike[str], run: Mapping[str, Any], expected
             raise ValueError("its description is not one that fastsgd writes")
         differing = list(_differences(about["run"], run))
         if differing:
+            file.arrays()  # unless it is damage that makes it another
             raise OtherRunError(
                 f"the checkpoint {os.fsdecode(path)!r} is of another run: {'; '.join(differing[:_MOST_DIFFERENCES])}. "
                 "Make them the same to go on with it; or start anew with resume=False, or in another folder"
@@ -137,8 +138,11 @@ def _differences(stored: Any, given: Any, name: str = "") -> Iterator[str]:
     elif isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
         for index, pair in enumerate(zip(stored, given, strict=True)):
             yield from _differences(*pair, f"{name}[{index}]")
+    elif name in _DIGESTS:
+        if None not in (stored, given) and stored != given:
+            yield _DIGESTS[name]
     elif stored != given:
-        yield _DIGESTS.get(name) or f"{name} is {_short(given)} here, it was {_short(stored)}"
+        yield f"{name} is {_short(given)} here, it was {_short(stored)}"
 
 
 def _short(value: Any) -> str:
