@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         if mode is not None:
             with suppress(OSError):  # some file systems have no permissions
                 os.chmod(temporary, mode)
-        os.replace(temporary, target)
+        _rename(temporary, target, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
@@ -93,6 +93,13 @@ def _create(temporary: str, path: str) -> None:
     # The process's umask cannot be read without changing it for all threads; the kernel applies it here.
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise _about(error, path) from error
+
+
+def _rename(temporary: str, target: str, path: str) -> None:
+    try:
+        os.replace(temporary, target)
     except OSError as error:
         raise _about(error, path) from error
 
