@@ -351,3 +351,13 @@ def test_completion_of_commands(place):
     setting = {**os.environ, "_FASTSGD_COMPLETE": "bash_complete", "COMP_WORDS": "fastsgd p", "COMP_CWORD": "1"}
     done = subprocess.run(arguments(), env=setting, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.stdout.splitlines() == ["plain,predict", "plain,plot"]
+
+
+def test_thirty_kills(tmp_path):
+    """A short form of a script: runs that are killed at random moments end in the same bits."""
+    script = Path(__file__).parent.parent / "scripts" / "kill_training.py"
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "30"], capture_output=True, text=True, check=False, timeout=2 * PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("30 kills, ")

@@ -246,3 +246,14 @@ def test_float64_and_integers_for_floats():
     fs.Trainer(model, fs.SGD(1e-2, momentum=0), "mse").fit((x.astype(np.float64), y), batch_size=32)
     assert model.predict(x).dtype == np.float64
     assert fs.SGD(1).learning_rate == 1.0
+
+
+def test_evaluation_takes_no_more_memory_than_there_is(table):
+    """Nor does standardizing: the batches of the user are small."""
+    path, x, y = table
+    dataset = fs.HDF5Dataset(path, "X", "y")
+    trainer = fs.Trainer(fs.Sequential([fs.Standardize(), fs.Dense(1)]), fs.SGD(0.05), "mse")
+    memory = STREAMED  # too little for three batches of 8192 rows
+    history = trainer.fit(dataset, batch_size=20, memory=memory, validation=dataset)
+    assert np.allclose(trainer.model.network.shift, x.mean(axis=0), atol=1e-6)
+    assert history.epochs[0]["val_loss"] == pytest.approx(trainer.evaluate((x, y))["loss"], rel=1e-9)

@@ -242,10 +242,18 @@ class Sequential:
         lines.insert(1, "-" * len(max(lines, key=len)))
         return "\n".join(lines)
 
-    def learn_standardization(self, dataset: RowSource, *, memory: int | str = "64MB") -> None:
+    def learn_standardization(self, dataset: RowSource, *, batch_size: int = 8192, memory: int | str = "64MB") -> None:
         """Learn mean and scale of the `Standardize` layer in one pass over a dataset.
 
         The moments are those of the rows as the model sees them, in its dtype.
+
+        Parameters
+        ----------
+        dataset : dataset
+        batch_size : int
+            Rows taken at a time.
+        memory : int or str
+            Budget for reading.
 
         Raises
         ------
@@ -260,7 +268,7 @@ class Sequential:
             raise ModelError("learn_standardization: the model has no Standardize() layer")
         self._require_features(dataset.n_features)
         moments = Moments()
-        rows = dataset.batches(8192, shuffle=False, memory=memory, dtype=self.dtype)
+        rows = dataset.batches(batch_size, shuffle=False, memory=memory, dtype=self.dtype)
         with closing(rows) as batches:  # type: ignore[type-var]
             for batch in batches:
                 moments.add(batch[0].astype(np.float64, copy=False))

@@ -179,7 +179,9 @@ class Run:
         """Learn it in a pass over the data, if the model has one to learn."""
         model = self._trainer.model
         if model.needs_standardization:
-            model.learn_standardization(self._loader.dataset, memory=self._loader.plan.budget)
+            dataset, budget = self._loader.dataset, self._loader.plan.budget
+            batch_size = self._trainer.rows_together(dataset, budget)
+            model.learn_standardization(dataset, batch_size=batch_size, memory=budget)
             self.at.standardized = True
             if self._recorder is not None:
                 self._recorder.save()

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsgd.data import ArrayDataset, Dataset
 from fastsgd.data.loader import Loader
+from fastsgd.data.plan import parse_memory
 from fastsgd.data.stream import Slab
 from fastsgd.errors import DataError, ModelError
 from fastsgd.losses import Loss
@@ -32,7 +33,8 @@ Data = Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, Array
 # A slab is at most about a tenth of a second of work on a slow core, so that signals and progress stay live.
 _SLAB_WORK = 2e9
 _OPERATIONS_A_BYTE = 4  # that a core does while it reads a byte from memory
-_EVALUATION_BATCH = 8192
+# Rows that are evaluated or looked at together, at most, and the part of the budget that they may take.
+_TOGETHER, _PART = 8192, 32
 
 
 def as_dataset(data: Data, what: str) -> Dataset:
@@ -361,11 +363,16 @@ class Trainer:
         self._prepare(data)
         return self._evaluate(data, memory)
 
+    def rows_together(self, dataset: Dataset, memory: int | str | None) -> int:
+        """Rows that are evaluated or looked at together, where each is worth the same whatever their number."""
+        row_bytes = self.model.dtype.itemsize * (dataset.n_features + dataset.n_targets + 1)
+        return max(1, min(_TOGETHER, dataset.n_rows, parse_memory(memory) // (_PART * row_bytes)))
+
     def _evaluate(self, dataset: Dataset, memory: int | str | None) -> dict[str, float]:
         from fastsgd.kernels.losses import loss_sum
 
         model = self.model
-        batch = min(_EVALUATION_BATCH, dataset.n_rows)
+        batch = self.rows_together(dataset, memory)
         loader = self._loader(dataset, batch, memory=memory, shuffle=False)
         sums, rows = dict.fromkeys(["loss", *self.metrics], 0.0), 0
         grad = np.empty((1, model.n_outputs), model.dtype)
