@@ -19,7 +19,9 @@ from limits import REPEATS
 from runner import MIN_ROUNDS, PAUSE_SECONDS, RESULTS, write_results
 from workloads import WORKLOADS, choose
 
-TOPICS = ("step", "read", "cold", "stream", "size", "file", "shuffle", "scaling", "start", "predict", "dtype")
+TOPICS = (
+    "step", "read", "cold", "stream", "size", "file", "shuffle", "scaling", "start", "predict", "dtype", "checkpoint",
+)  # fmt: skip
 
 
 def names(text: str) -> list[str]:
