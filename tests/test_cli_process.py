@@ -140,6 +140,20 @@ def test_a_signal_that_is_lost_in_a_destructor_comes_again(name, raised):
     assert (done.stdout, done.stderr) == (f"{raised}\n", "")
 
 
+def test_an_error_that_a_lost_signal_leads_to_is_an_interrupt():
+    """As of the compiler, in whose callbacks nothing can be raised, and which then misses what they did not do."""
+    code = (
+        "import signal, sys; from fastsgd import cli; from fastsgd.cli import inspect, signals; signals.install()\n"
+        "class Losing:\n"
+        " def __del__(self): signal.raise_signal(signal.SIGTERM)\n"
+        "def losing(**_): Losing(); raise RuntimeError('no compiled object')\n"
+        "inspect.command.callback = losing\n"
+        "sys.exit(cli.run(['inspect', '.']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (143, "fastsgd: stopped\n")
+
+
 def test_a_second_signal_does_not_disturb_the_handling_of_the_first():
     code = (
         "import signal; from fastsgd.cli import signals; signals.install()\n"

@@ -93,6 +93,10 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
+        interrupt = signals.lost()
+        if interrupt is not None:
+            print("fastsgd: stopped", file=sys.stderr)
+            return _interrupted(interrupt)
         print(f"fastsgd: {_described(error)}", file=sys.stderr)
         return 1
     return 0

@@ -27,10 +27,12 @@ class Terminated(KeyboardInterrupt):
 
 
 class _Handler:
-    """Raises; `wishes` are those to end that came so far, of which the first is `ignored` at times."""
+    """Raises; `wishes` are those to end that came so far, of which the first is `ignored` at times. `lost` is the last
+    that was raised where nothing can be raised."""
 
     def __init__(self) -> None:
         self.wishes = 0
+        self.lost: KeyboardInterrupt | None = None
         self.ignored = False
         self._raised = -_SAME_WISH_SECONDS
         self._number = signal.SIGINT
@@ -52,6 +54,7 @@ class _Handler:
             return
         self._raised = -_SAME_WISH_SECONDS
         self.wishes -= 1
+        self.lost = lost.exc_value
         main = threading.main_thread().ident
         assert main is not None
         again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, [main, self._number])
@@ -80,6 +83,11 @@ def ignore() -> None:
 def is_pressing() -> bool:
     """Whether the end was asked for a second time, and so is to come at once."""
     return _handler.wishes > 1
+
+
+def lost() -> KeyboardInterrupt | None:
+    """A wish to end that was lost, as in a callback of the compiler: it may be what an error comes from."""
+    return _handler.lost
 
 
 @contextmanager

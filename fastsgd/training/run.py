@@ -215,11 +215,13 @@ class Run:
         at, loader = self.at, self._loader
         before = self._trainer.model.network.parameters.copy()
         self._marks = self._clocks()
+        compiled = False  # which takes long: an interrupt must not wait for it
         with contextlib.closing(loader.epoch(at.epoch, at.rows)) as slabs:  # type: ignore[type-var]
             for slab in slabs:
                 for piece in self._pieces(slab):
-                    with self._held():
+                    with self._held() if compiled else contextlib.nullcontext():
                         loss = self._train_piece(piece, before)
+                    compiled = True
                     self._display.advance(len(piece), loss)
                     if self._recorder is not None:
                         self._recorder.record(at.step)
