@@ -215,12 +215,26 @@ def start_sentence(results: Results) -> list[str]:
     return [f"Seconds from the start of a new process, medians: {said}."]
 
 
+def checkpoint_sentence(results: Results) -> list[str]:
+    """What checkpoints cost."""
+    if "checkpoint" not in results:
+        return []
+    said = "; ".join(
+        f"{name} {one['time_over_none']['by itself']:.3f} and {one['time_over_none']['one a second']:.3f}"
+        for name, one in results["checkpoint"]["networks"].items()
+    )
+    return [
+        f"`fit` with the checkpoints that it writes by itself, and with one a second, over `fit` with none: {said}."
+    ]
+
+
 def speed_section(results: Results) -> str:
     """What stands between the markers."""
     parts = [*step_section(results), "![Roofline](benchmarks/results/roofline.png)"]
     parts += own_table(results)
     parts += file_section(results)
     parts += start_sentence(results)
+    parts += checkpoint_sentence(results)
     if "scaling" in results:
         parts.append("![Rows a second by threads](benchmarks/results/scaling.png)")
     return "\n\n".join(parts)

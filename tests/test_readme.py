@@ -1,5 +1,6 @@
 """The README's examples run, in the order a reader meets them."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -77,6 +78,31 @@ def test_command_line_example(tmp_path, monkeypatch):
     assert fs.load_model("run/model.safetensors").input_dim == 10
 
 
+def test_a_long_run_goes_on(tmp_path, monkeypatch):
+    from fastsgd.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    write_table("train.h5")
+    (command,) = (shlex.split(line)[1:] for line in blocks("sh")[2].splitlines())
+    assert run(command) == 0
+    before = Path("long/model.safetensors").read_bytes()
+    assert run(command) == 0
+    assert Path("long/model.safetensors").read_bytes() == before
+
+
+def test_every_proof_in_the_table_of_faults_is_there():
+    """A test that is named is one of that file, and a script is a script."""
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+)(?:::(\w+))?)?`", text)
+    assert len(named) > 20
+    for file, *path in named:
+        tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+        for name in filter(None, path):
+            (tree,) = (node for node in tree.body if getattr(node, "name", None) == name)
+    for script in re.findall(r"`(scripts/\w+\.py)", text):
+        assert (ROOT / script).is_file()
+
+
 def test_file_examples(tmp_path, monkeypatch):
     from fastsgd.cli import run
 
@@ -84,7 +110,7 @@ def test_file_examples(tmp_path, monkeypatch):
     for part in range(2):
         lines = [f"{10 * part + i},{i / 2},{('red', 'blue')[i % 2]},{i * 3}" for i in range(10)]
         Path(f"part{part}.csv").write_text("\n".join(["id,size,colour,price", *lines]))
-    commands = [shlex.split(line, comments=True)[1:] for line in blocks("sh")[2].splitlines()]
+    commands = [shlex.split(line, comments=True)[1:] for line in blocks("sh")[3].splitlines()]
     assert [command[0] for command in commands] == ["convert", "shuffle", "repack"]
     for command in commands:
         assert run(command) == 0, command
