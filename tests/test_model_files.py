@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -480,3 +481,15 @@ def test_bytes_damaged_anywhere(spoilt, flips):
 def test_any_json_for_a_description(spoilt, about, entry):
     text = json.dumps(about if entry is None else ABOUT | {entry: about})
     check_damaged(spoilt[0], file_of(text))
+
+
+def test_mutated_files():
+    """The short form of scripts/mutate_models.py, of which 100,000 files of each kind take some minutes."""
+    script = Path(__file__).parents[1] / "scripts" / "mutate_models.py"
+    spec = importlib.util.spec_from_file_location("mutate_models", script)
+    mutate_models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutate_models)
+    found = mutate_models.run(6000, seed=2)
+    assert sum(found.values()) == 6000
+    assert min(found["model: refused"], found["checkpoint: refused"]) > 2500
+    assert min(found["model: the same"], found["checkpoint: the same"]) > 0
