@@ -73,6 +73,7 @@ class Run:
         self._display = display
         self._recorder: Recorder | None = None
         self._held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        self._marks: dict[str, float] = {}  # the clocks when `at.spent` was reckoned last
         self._whole = True  # whether parameters and position are of the same moment
         trainer.history = History()
         self.at = Position(trainer.steps, epochs.start, standardized=not trainer.model.needs_standardization)
@@ -226,7 +227,7 @@ class Run:
                     if self._recorder is not None:
                         self._recorder.record(at.step)
         if not np.isfinite(self._trainer.model.network.parameters).all():
-            self._stop("the parameters are not finite after", before)
+            self._stop("the parameters are not finite after", before, -(-at.rows // self._batch_size))
 
     def _pieces(self, slab: Slab) -> Iterator[Slab]:
         """A slab, cut where checkpoints are due by their step."""
@@ -237,14 +238,14 @@ class Run:
             yield slab.rows(first, last)
             first = last
 
-    def _train_piece(self, piece: Slab, before: Any) -> float:
+    def _train_piece(self, piece: Slab, before: NDArray[np.floating]) -> float:
         """Train on whole batches, and count them; returns their mean loss."""
         at, batch_size = self.at, self._batch_size
         self._whole = False
         losses = self._trainer._train(piece, batch_size)
         if not np.isfinite(losses).all():
             first = int(np.isfinite(losses).argmin())
-            self._stop(f"the loss is {losses[first]} in", before, first)
+            self._stop(f"the loss is {losses[first]} in", before, at.rows // batch_size + first + 1)
         counts = np.full(len(losses), batch_size)
         counts[-1] = len(piece) - batch_size * (len(losses) - 1)
         # One after the other, so that the sum is the same bits however the epoch is cut into slabs.
@@ -258,14 +259,13 @@ class Run:
         self._whole = True
         return mean
 
-    def _stop(self, what: str, before: Any, batch: int = 0) -> None:
-        """Raise NonFiniteError, the parameters as they were before."""
-        at = self.at
+    def _stop(self, what: str, before: NDArray[np.floating], batch: int) -> None:
+        """Raise NonFiniteError about a batch of this epoch, the parameters as they were before."""
         self._trainer.model.network.parameters[:] = before
         self._trainer.forget_velocity()
         kept = None if self._recorder is None else self._recorder.newest
         raise steps_too_large(
-            f"{what} epoch {at.epoch + 1}, batch {at.rows // self._batch_size + batch + 1}",
+            f"{what} epoch {self.at.epoch + 1}, batch {batch}",
             self._trainer,
             "epoch" + (f", and the newest checkpoint, {kept}, is sound" if kept else ""),
         )
