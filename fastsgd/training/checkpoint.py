@@ -102,7 +102,7 @@ class Recorder:
         by_clock = seconds is not None and waited >= seconds
         again = self._failure is not None and waited >= _RETRY_SECONDS
         if by_step or ((by_clock or again) and not busy):
-            self._finish()
+            self.wait()
             self._warn()
             self._started = time.monotonic()
             self._thread = threading.Thread(
@@ -118,7 +118,7 @@ class Recorder:
         CheckpointError
             If it cannot be written; the one before is still there.
         """
-        self._finish()
+        self.wait()
         snapshot = self._take()
         if self._written is None or snapshot.position.place != self._written.place:
             self._write(snapshot)
@@ -150,7 +150,8 @@ class Recorder:
         else:
             self._failure, self._written = None, snapshot.position
 
-    def _finish(self) -> None:
+    def wait(self) -> None:
+        """Wait until the one that is being written is."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

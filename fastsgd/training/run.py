@@ -109,7 +109,11 @@ class Run:
                 elif self._recorder is not None and self._whole and not isinstance(error, NonFiniteError):
                     self._recorder.save_what_can_be()
                 raise
-            self._recorder.save()
+            else:
+                self._recorder.save()
+            finally:
+                if self._recorder is not None:
+                    self._recorder.wait()
 
     def _resume(self, folder: CheckpointFolder, resume: Resume) -> None:
         expected = {name: view.shape for name, view in self._state().items()}
