@@ -225,7 +225,7 @@ class Dataset(ABC):
         DataError
             If an argument is none of these; while iterating, if the data cannot be read, or a value is not finite.
         MemoryBudgetError
-            If `memory` is too small; names the least that works.
+            If `memory` is too small, and names the least that works; or if the process cannot have what is planned.
         """
         from fastsgd.data.loader import Loader
 

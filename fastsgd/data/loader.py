@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,7 +24,7 @@ from fastsgd.data.blocks import Block, Reader, Rows, request_block
 from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
-from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory
+from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
 from fastsgd.data.spent import Spent
 from fastsgd.data.stream import Slab, Stream
 from fastsgd.errors import DataError
@@ -76,7 +78,7 @@ class Loader:
     DataError
         If an argument is none of these; from an epoch, if the data cannot be read or hold a value that is not finite.
     MemoryBudgetError
-        If `memory` is too small.
+        If `memory` is too small, or more than the process can have.
     """
 
     def __init__(
@@ -142,18 +144,39 @@ class Loader:
         ------
         DataError
             If there are not so many rows.
+        MemoryBudgetError
+            From the epoch, if memory that is planned, or a thread, is not to be had.
         """
         a_number = isinstance(start, (int, np.integer)) and not isinstance(start, bool)
         if not a_number or not 0 <= start <= self.dataset.n_rows:
             raise DataError(f"start is {start!r}; it is a number of rows, from 0 to {self.dataset.n_rows}")
-        if not self.plan.whole:
-            return self._from_stream(epoch, int(start))
-        if self._arrays is None:
-            self._arrays = self._load()
-        elif not self._arrays_are_checked:
-            self._arrays = self._check(Block(self.dataset._spans), self._arrays)
-        self._arrays_are_checked = True
-        return self._from_memory(self._arrays, epoch, int(start))
+        return self._slabs(epoch, int(start))
+
+    def _slabs(self, epoch: int, start: int) -> Iterator[Slab]:
+        with self.within_plan():
+            if not self.plan.whole:
+                yield from self._from_stream(epoch, start)
+                return
+            if self._arrays is None:
+                self._arrays = self._load()
+            elif not self._arrays_are_checked:
+                self._arrays = self._check(Block(self.dataset._spans), self._arrays)
+            self._arrays_are_checked = True
+            yield from self._from_memory(self._arrays, epoch, start)
+
+    @contextmanager
+    def within_plan(self) -> Iterator[None]:
+        """Say what was planned where memory or a thread is not to be had; rows that were loaded are let go."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            short = shortage(error, self.plan)
+            if short is None:
+                raise
+            # Whoever keeps the error must not keep memory with it: the way out is to try with less.
+            traceback.clear_frames(error.__traceback__)
+            self._arrays, self._arrays_are_checked = self.dataset.held(), False
+            raise short from error
 
     def order_fingerprint(self) -> dict[str, Any]:
         """What fixes the order of the rows beside the dataset, in values that JSON has."""

@@ -42,13 +42,14 @@ def parse_memory(memory: int | str | None) -> int:
 
 
 def require_memory(plan: MemoryPlan, root: str = "/") -> None:
-    """Raise MemoryBudgetError if the machine that `root` tells of, or the process's control group, cannot give what a
-    plan takes: the process would be ended in the middle of an epoch."""
+    """Raise MemoryBudgetError if the machine that `root` tells of, or a limit of the process, cannot give what a plan
+    takes: the process would be ended in the middle of an epoch, or run out of memory there."""
     from fastsgd.kernels import host
 
     for most, whose in (
         (host.memory_limit(root), "the control group of this process allows"),
         (host.memory_available(root), "this machine has left"),
+        (host.address_space_left(root), "the limit of this process's address space (ulimit -v) leaves"),
     ):
         if most is not None and plan.total_bytes > most:
             raise MemoryBudgetError(
@@ -56,6 +57,24 @@ def require_memory(plan: MemoryPlan, root: str = "/") -> None:
                 f'{as_bytes(most)}. Give memory="{max(1, most * 3 // 4 // 10**6)}MB", with which rows are drawn in '
                 "another order, or more memory to the process"
             )
+
+
+def shortage(error: BaseException, plan: MemoryPlan) -> MemoryBudgetError | None:
+    """What to say of an error that tells that memory or a thread was not to be had; None of others."""
+    from fastsgd.kernels import host
+
+    if isinstance(error, MemoryError):
+        what = "ran out: " + (str(error) or "no more can be allocated")
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        what = "or the number of threads has reached a limit: no thread could be started"
+    else:
+        return None
+    left = host.address_space_left()
+    limit = "" if left is None else f"; the limit of this process's address space (ulimit -v) leaves {as_bytes(left)}"
+    return MemoryBudgetError(
+        f"memory {what}{limit}. Planned was {plan}. Give a smaller memory=..., with which rows are drawn in another "
+        "order, or raise the limits of the process"
+    )
 
 
 def as_bytes(count: float) -> str:

@@ -129,6 +129,8 @@ class _Reading:
 
     def start(self, pool: ThreadPoolExecutor | None) -> Callable[[], Rows]:
         """Let others decode; what is returned does the rest and waits for them."""
+        from fastsgd.kernels.host import require_thread
+
         jobs = self._work.decoding
         started: list[Future[None]] = []
         if jobs and pool is None:
@@ -140,6 +142,7 @@ class _Reading:
             together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
             shares = [jobs[at : at + together] for at in range(0, len(jobs), together)]
             self._left = itertools.count(len(shares), -1)
+            require_thread()
             started = [self._file.started(pool.submit(self._do, *share)) for share in shares]
         return partial(self._result, started)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import os
 import queue
+import sys
 import threading
 import time
 import traceback
@@ -20,13 +22,13 @@ from fastsgd.data.blocks import Block, Reader, Rows
 from fastsgd.data.order import block_order, drain_key
 from fastsgd.data.readers import yield_to_others
 from fastsgd.data.window import Window
+from fastsgd.errors import DataError
 
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
 
-# How long the end of a stream waits for its thread, which ends after the block it is reading. A bound, because the
-# garbage collector may end a stream inside a call of h5py, for whose lock the thread then waits.
-_END_SECONDS = 30
+_END_SECONDS = 30  # that the end of a stream waits for its thread at most, which ends after the block it is reading
+_LOOK_SECONDS = 0.5  # how often a consumer that waits looks whether the thread still runs
 
 
 @dataclass
@@ -75,25 +77,44 @@ class Stream:
     """The consumer's side: takes slabs, gives them back, and ends the thread with itself."""
 
     def __init__(self, loader: Loader, epoch: int, start: int = 0) -> None:
+        from fastsgd.kernels.host import require_thread
+
         self._between = between = _Between(queue.SimpleQueue(), queue.SimpleQueue(), threading.Event())
         for _ in range(loader.plan.slabs):
             between.free.put(loader.empty_slab())
         self._current: Slab | None = None
         filler = _Filler(loader, epoch, start, between)
-        thread = threading.Thread(target=filler.run, name="fastsgd-loader", daemon=True)
-        # Also at the end of the interpreter: a thread that still read then would crash it.
+        self._thread = thread = threading.Thread(target=filler.run, name="fastsgd-loader", daemon=True)
+        # Both also at the end of the interpreter, the second first: a thread that still read then would crash it.
+        weakref.finalize(thread, _join, weakref.ref(thread))
         self.close = weakref.finalize(self, _end, between.free, filler.stop, thread)
+        self._process = os.getpid()
+        require_thread()
         thread.start()
 
     def next(self) -> Slab | None:
         """The next slab, or None after the last; raises what the thread raised."""
+        if os.getpid() != self._process:
+            raise DataError(
+                "this iteration was begun before the process was forked, and the thread that reads for it is in the "
+                "process that began it alone; begin another in this one"
+            )
         self._between.consumer_waits.set()
-        item = self._between.ready.get()
+        item = self._wait()
         self._between.consumer_waits.clear()
         if isinstance(item, BaseException):
             raise item
         self._current = item
         return item
+
+    def _wait(self) -> Slab | BaseException | None:
+        while True:
+            runs = self._thread.is_alive()
+            try:
+                return self._between.ready.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if not runs:  # it had no memory even to say so
+                    return MemoryError("the thread that reads has ended")
 
     def give_back(self) -> None:
         """Let the slab be filled again."""
@@ -104,8 +125,22 @@ class Stream:
 def _end(free: queue.SimpleQueue[Slab | None], stop: threading.Event, thread: threading.Thread) -> None:
     stop.set()
     free.put(None)
-    # The thread itself gets here if it happens to be the one that collects the garbage.
-    if thread.is_alive() and thread is not threading.current_thread():
+    # The garbage collector may call from anywhere: from the thread itself, or with a lock that the thread waits for.
+    if thread.is_alive() and thread is not threading.current_thread() and not _holds_a_lock():
+        thread.join(_END_SECONDS)
+
+
+def _holds_a_lock() -> bool:
+    """Whether the caller is inside of HDF5 or of the compiler, which no other thread may then enter."""
+    from fastsgd.kernels.jit import compiles
+
+    h5py = sys.modules.get("h5py._objects")
+    return compiles() or (h5py is not None and h5py.phil._is_owned())
+
+
+def _join(found: weakref.ref[threading.Thread]) -> None:
+    thread = found()
+    if thread is not None and thread.is_alive():
         thread.join(_END_SECONDS)
 
 

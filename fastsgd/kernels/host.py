@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ _SLURM = "SLURM_CPUS_PER_TASK"
 _CGROUPS = "sys/fs/cgroup"
 # A limit that no machine reaches is none: version 1 says "unlimited" with a number near 2**63.
 _NO_LIMIT = 1 << 60
+_STACK_BYTES = 8 << 20  # of a thread, where no limit says
+_FIRST_STEPS_BYTES = 4 << 20  # that a thread takes until Python knows that it runs
 
 
 def cpu_limits(root: str | Path = "/") -> dict[str, int]:
@@ -77,6 +80,25 @@ def memory_limit(root: str | Path = "/") -> int | None:
 def memory_available(root: str | Path = "/") -> int | None:
     """Bytes of memory that the machine has left, its file caches counted as free; None where it does not say."""
     return next((1024 * int(value.split()[0]) for value in _values(root, "meminfo", "MemAvailable")), None)
+
+
+def address_space_left(root: str | Path = "/") -> int | None:
+    """Bytes that this process may map beside what it has mapped, by RLIMIT_AS (`ulimit -v`); None without a limit."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = _words(Path(root) / "proc/self/statm")
+    if most == resource.RLIM_INFINITY or not mapped:
+        return None
+    return max(0, most - int(mapped[0]) * resource.getpagesize())
+
+
+def require_thread() -> None:
+    """Raise RuntimeError, as Python does where it can start no thread, unless there is memory for a thread's first
+    steps: where they fail, Python waits for the thread for ever."""
+    left = address_space_left()
+    if left is not None:
+        stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+        if left < (_STACK_BYTES if stack == resource.RLIM_INFINITY else stack) + _FIRST_STEPS_BYTES:
+            raise RuntimeError("can't start new thread: the limit of the address space leaves too little")
 
 
 def processor_name(root: str | Path = "/") -> str:

@@ -112,6 +112,11 @@ def _one_scope() -> Iterator[None]:
                 ir.Scope.__deepcopy__ = before
 
 
+def compiles() -> bool:
+    """Whether the caller's thread is compiling, so that others that would have to wait."""
+    return bool(global_compiler_lock.is_locked())
+
+
 class Kernel(CPUDispatcher):
     """A kernel for Numba to call and to compile."""
 

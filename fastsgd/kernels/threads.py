@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numba
 import numpy as np
 
-from fastsgd.kernels.host import cpu_limits
+from fastsgd.kernels.host import cpu_limits, require_thread
 from fastsgd.kernels.jit import Kernel
 
 # A thread that waits at the end of a parallel region spins first and sleeps later. GNU OpenMP spins for milliseconds,
@@ -92,7 +92,8 @@ class Pace:
 
 
 def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
-    """Call ``work(i, *arguments)`` for each i below `threads`, all at the same time; the first on this thread.
+    """Call ``work(i, *arguments)`` for each i below `threads`, all at the same time; the first on this thread, as are
+    those, one after the other, for which the system has no thread.
 
     The work is compiled and holds no Python lock. Plain threads, which unlike Numba's may be many callers' at once,
     whatever the threading layer.
@@ -105,10 +106,15 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
         except BaseException as error:
             failures.append(error)
 
-    others = [threading.Thread(target=run, args=(index,), name="fastsgd-worker") for index in range(1, threads)]
-    for thread in others:
-        thread.start()
-    run(0)
+    others: list[threading.Thread] = []
+    with suppress(RuntimeError):
+        for index in range(1, threads):
+            thread = threading.Thread(target=run, args=(index,), name="fastsgd-worker")
+            require_thread()
+            thread.start()
+            others.append(thread)
+    for index in (0, *range(1 + len(others), threads)):
+        run(index)
     try:
         for thread in others:
             thread.join()

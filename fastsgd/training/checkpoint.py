@@ -95,6 +95,8 @@ class Recorder:
 
     def record(self, step: int) -> None:
         """Begin to write one if it is due."""
+        from fastsgd.kernels.host import require_thread
+
         every, seconds = self._settings.every_steps, self._settings.every_seconds
         waited = time.monotonic() - self._started
         busy = self._thread is not None and self._thread.is_alive()
@@ -105,10 +107,14 @@ class Recorder:
             self.wait()
             self._warn()
             self._started = time.monotonic()
-            self._thread = threading.Thread(
-                target=self._beside, args=(self._take(),), name="fastsgd-checkpoint", daemon=True
-            )
-            self._thread.start()
+            snapshot = self._take()
+            thread = threading.Thread(target=self._beside, args=(snapshot,), name="fastsgd-checkpoint", daemon=True)
+            try:
+                require_thread()
+                thread.start()
+                self._thread = thread
+            except RuntimeError:  # the system has none to spare
+                self._write(snapshot)
 
     def save(self) -> None:
         """Write one of the state as it is now, and wait for it.

@@ -114,6 +114,8 @@ class Run:
             finally:
                 if self._recorder is not None:
                     self._recorder.wait()
+                # It refers to this run, and so to the rows in memory: they are to go with the last reference to it.
+                self._recorder = None
 
     def _resume(self, folder: CheckpointFolder, resume: Resume) -> None:
         expected = {name: view.shape for name, view in self._state().items()}

@@ -175,7 +175,8 @@ class Trainer:
         DataError
             If the data do not go with the model, or hold a value that is no number or no class.
         MemoryBudgetError
-            If `memory` is too small; names the least that works.
+            If `memory` is too small, and names the least that works; or if the process cannot have what is planned.
+            The model is then as after the last step.
         NonFiniteError
             If the loss stops being finite. The parameters are then those of the last whole epoch, and checkpoints of
             what came before it are still there.
@@ -195,7 +196,7 @@ class Trainer:
         settings = None if checkpoint is None else as_checkpoint(checkpoint)
         with contextlib.closing(display):
             display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
-            with contextlib.nullcontext() if settings is None else run.recorded(settings, resume):
+            with loader.within_plan(), contextlib.nullcontext() if settings is None else run.recorded(settings, resume):
                 _warn_of_clustering(loader)
                 to_compile = self._compile_ahead(batch, loader.plan.total_bytes)
                 if to_compile:
@@ -377,7 +378,7 @@ class Trainer:
         sums, rows = dict.fromkeys(["loss", *self.metrics], 0.0), 0
         grad = np.empty((1, model.n_outputs), model.dtype)
         parameters = np.array(self.loss.parameters, model.dtype)
-        with contextlib.closing(loader.epoch()) as slabs:  # type: ignore[type-var]
+        with loader.within_plan(), contextlib.closing(loader.epoch()) as slabs:  # type: ignore[type-var]
             for slab in slabs:
                 rows += len(slab)
                 raw = model.predict(slab.x, batch_size=batch, raw=self.loss.merged, threads=self.threads)
