@@ -135,7 +135,7 @@ class TestFiles:
         ("zzzzz", ["no dataset 'zzzzz'; the file has 'X', 'bytes', "]),
         ("X/deeper", ["no dataset 'X/deeper'"]),
         ("gone", ["no dataset 'gone'"]),
-        ("outside", ["no dataset 'outside'"]),
+        ("outside", ["dataset 'outside', behind a link, draws on 'nowhere.h5', and there is no such file"]),
         ("group", ["'group' is a group, not a dataset; it holds 'group/inside', 'group/other'"]),
         ("/", ["'/' is a group, not a dataset; it holds 'X', "]),
         ("hollow", ["'hollow' is a group, not a dataset; it holds nothing"]),

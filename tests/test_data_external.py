@@ -1,13 +1,19 @@
 """Values that lie in other files: never what HDF5 makes up for those that are missing, short or changed."""
 
 import os
+import subprocess
+import sys
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from data_files import features_of, numbers_of, write_rows
 
-from fastsgd.data import HDF5Dataset
+from fastsgd import Dense, Sequential
+from fastsgd.cli import run
+from fastsgd.data import HDF5Dataset, repack_file, shuffle_file
+from fastsgd.data.inspection import inspect_file
 from fastsgd.errors import DataError
 
 ROWS = 30  # of each source
@@ -48,8 +54,8 @@ def parts(tmp_path):
     return [write_rows(tmp_path / f"part-{k}.h5", ROWS, start=ROWS * k, chunk=7) for k in range(3)]
 
 
-def read(path, name="X"):
-    return np.sort(numbers_of(HDF5Dataset(path, name).batches(16)))
+def read(path, name="X", **options):
+    return np.sort(numbers_of(HDF5Dataset(path, name, **options).batches(16)))
 
 
 class TestVirtual:
@@ -62,7 +68,9 @@ class TestVirtual:
             (tmp_path / "deep").mkdir()
             (tmp_path / "deep" / "link.h5").symlink_to(path)
             path = tmp_path / "deep" / "link.h5"
-        assert np.array_equal(read(path), np.arange(3 * ROWS))
+        # HDF5 looks elsewhere first, where it has nothing to find.
+        found = read(path, allow_external=place in ("moved", "linked"))
+        assert np.array_equal(found, np.arange(3 * ROWS))
 
     def test_nested(self, tmp_path, parts):
         inner = write_virtual(tmp_path / "inner.h5", [part.name for part in parts])
@@ -229,6 +237,213 @@ class TestExternal:
         assert np.array_equal(read("e.h5"), np.arange(ROWS))
         monkeypatch.chdir(tmp_path)
         refused(lambda: HDF5Dataset("data/e.h5", "X"), "draws on 'x.raw'", repr(str(tmp_path / "x.raw")))
+
+
+def write_link(path, other):
+    with h5py.File(path, "w") as file:
+        file["X"] = h5py.ExternalLink(str(other), "/X")
+
+
+def write_external(path, other):
+    """X, whose values are the bytes of any file."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_external(str(other).encode(), 0, ROWS * 12)
+    space = h5py.h5s.create_simple((ROWS, 3))
+    with h5py.File(path, "w") as file:
+        h5py.h5d.create(file.id, b"X", h5py.h5t.IEEE_F32LE, space, plist)
+
+
+WRITERS = {
+    "virtual": lambda path, other: write_virtual(path, [other]),
+    "pattern": lambda path, other: write_pattern(path, str(other).replace("0", "%b")),
+    "external": write_external,
+    "link": write_link,
+}
+WAY_OUT = "allow_external=True (--allow-external at the command line)"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+class TestOutside:
+    @pytest.fixture
+    def home(self, tmp_path, monkeypatch):
+        """A folder, which is the working directory too, and beside it a file that may not be read."""
+        home = tmp_path / "home"
+        home.mkdir()
+        monkeypatch.chdir(home)
+        write_rows(tmp_path / "part-0.h5", ROWS, chunk=7)
+        return home
+
+    @pytest.mark.parametrize("name", ["../part-0.h5", "sub/../../part-0.h5", "{0}/part-0.h5", "{0}/home/../part-0.h5"])
+    def test_a_file_outside_is_refused(self, home, kind, name):
+        (home / "sub").mkdir()
+        WRITERS[kind](home / "a.h5", name.format(home.parent))
+        for path in (home / "a.h5", "a.h5"):
+            refused(lambda path=path: HDF5Dataset(path, "X"), path, "'X'" if kind == "link" else "'/X'")
+            refused(lambda path=path: HDF5Dataset(path, "X"), repr(str(home.parent / "part-0.h5")), home, WAY_OUT)
+        if kind == "external":
+            assert len(HDF5Dataset("a.h5", "X", allow_external=True)) == ROWS
+        else:
+            assert np.array_equal(read("a.h5", allow_external=True), np.arange(ROWS))
+
+    def test_a_link_to_a_file_outside_is_refused(self, home, kind):
+        (home / "part-0.h5").symlink_to("../part-0.h5")
+        WRITERS[kind](home / "a.h5", "part-0.h5")
+        refused(lambda: HDF5Dataset("a.h5", "X"), repr(str(home.parent / "part-0.h5")), WAY_OUT)
+
+    def test_a_folder_that_is_a_link_is_what_it_links_to(self, home, kind):
+        (home.parent / "deep" / "er").mkdir(parents=True)
+        write_rows(home.parent / "deep" / "part-0.h5", ROWS, chunk=7)
+        write_rows(home / "part-0.h5", ROWS, chunk=7)
+        (home / "sub").symlink_to("../deep/er")
+        WRITERS[kind](home / "a.h5", "sub/../part-0.h5")
+        refused(lambda: HDF5Dataset("a.h5", "X"), repr(str(home.parent / "deep" / "part-0.h5")), WAY_OUT)
+
+    def test_a_file_below_is_read(self, home, kind):
+        (home / "sub").mkdir()
+        (home / "alias").symlink_to("sub")
+        write_rows(home / "sub" / "part-0.h5", ROWS, chunk=7)
+        for name in ("sub/part-0.h5", f"{home}/sub/part-0.h5", "alias/part-0.h5"):
+            WRITERS[kind](home / "a.h5", name)
+            if kind == "external":
+                assert len(HDF5Dataset("a.h5", "X")) == ROWS
+            else:
+                assert np.array_equal(read("a.h5"), np.arange(ROWS))
+
+    def test_whether_a_file_outside_is_there_is_not_told(self, home, kind):
+        """Nor is it opened: a pipe, as which nobody writes to it, would never be."""
+        os.mkfifo(home.parent / "pipe0")
+        WRITERS[kind](home / "a.h5", home.parent / "pipe0")
+        WRITERS[kind](home / "b.h5", home.parent / "none0")
+        said = []
+        for name in ("a.h5", "b.h5"):
+            for make in (lambda name=name: HDF5Dataset(name, "X"), lambda name=name: _raise_problem(name)):
+                with pytest.raises(DataError) as caught:
+                    make()
+                said.append(str(caught.value).replace("none0", "pipe0").replace("b.h5", "a.h5"))
+        assert set(said[:2]) == set(said[2:])
+
+    def test_it_is_listed_for_what_it_is(self, home, kind):
+        WRITERS[kind](home / "a.h5", "../part-0.h5")
+        [report] = inspect_file("a.h5")
+        assert report.layout == {"pattern": "virtual"}.get(kind, kind)
+        assert report.shape == (() if kind == "link" else (ROWS, 3))
+        assert WAY_OUT in report.problem
+        [report] = inspect_file("a.h5", allow_external=True)
+        assert (report.shape, report.problem) == ((ROWS, 3), None)
+
+    @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "inspect", "shuffle", "repack"])
+    def test_the_command_line_refuses_it_too(self, home, kind, command, capsys):
+        if (kind, command) == ("link", "repack"):
+            return  # the link stays one
+        WRITERS[kind](home / "a.h5", home.parent / "part-0.h5")
+        with h5py.File(home / "a.h5", "r+") as file:
+            file["y"] = np.zeros(ROWS)
+        Sequential([Dense(1)], input_dim=3).save("model")
+        words = {
+            "train": "train a.h5 -x X -y y --out run --quiet --learning-rate 1e-9",
+            "evaluate": "evaluate model a.h5 -x X -y y",
+            "predict": "predict model a.h5 -x X --out p.csv",
+            "inspect": "inspect a.h5 -x X",
+            "shuffle": "shuffle a.h5 out.h5",
+            "repack": "repack a.h5 out.h5",
+        }[command].split()
+        assert run(words) == 1
+        assert WAY_OUT in capsys.readouterr().err
+        assert not {"run", "p.csv", "out.h5"} & set(os.listdir(home))
+        if kind == "virtual":
+            assert run([*words, "--allow-external"]) == 0
+
+
+def _raise_problem(path):
+    raise DataError(inspect_file(path)[0].problem)
+
+
+def test_the_password_file_is_not_read(tmp_path):
+    write_external(tmp_path / "a.h5", "/etc/passwd")
+    refused(lambda: HDF5Dataset(tmp_path / "a.h5", "X"), "'/X' draws on '/etc/passwd'", WAY_OUT)
+    for rewrite in (shuffle_file, repack_file):
+        refused(lambda rewrite=rewrite: rewrite(tmp_path / "a.h5", tmp_path / "out.h5"), "'/etc/passwd'", WAY_OUT)
+    assert os.listdir(tmp_path) == ["a.h5"]
+
+
+def test_what_is_drawn_on_may_not_lead_outside(tmp_path):
+    """A source of a source is bound to the folder of the file that was given; by each of the ways there are."""
+    (tmp_path / "home" / "sub").mkdir(parents=True)
+    write_rows(tmp_path / "part-0.h5", ROWS, chunk=7)
+    for kind, write in WRITERS.items():
+        write(tmp_path / "home" / "sub" / f"{kind}0.h5", tmp_path / "part-0.h5")
+        for wrap in ("virtual", "pattern", "link"):
+            path = tmp_path / "home" / f"{wrap}-of-{kind}.h5"
+            WRITERS[wrap](path, f"sub/{kind}0.h5")
+            refused(lambda path=path: HDF5Dataset(path, "X"), tmp_path / "part-0.h5", WAY_OUT)
+    # Up to that folder it may go.
+    write_rows(tmp_path / "home" / "b.h5", ROWS, chunk=7)
+    write_virtual(tmp_path / "home" / "sub" / "a.h5", ["../b.h5"])
+    write_link(tmp_path / "home" / "c.h5", "sub/a.h5")
+    assert np.array_equal(read(tmp_path / "home" / "c.h5"), np.arange(ROWS))
+    refused(lambda: HDF5Dataset(tmp_path / "home" / "sub" / "a.h5", "X"), tmp_path / "home" / "b.h5", WAY_OUT)
+
+
+@pytest.mark.parametrize("variable", ["HDF5_VDS_PREFIX", "HDF5_EXTFILE_PREFIX", "HDF5_EXT_PREFIX"])
+def test_where_the_environment_points_is_no_exception(tmp_path, variable):
+    (tmp_path / "home").mkdir()
+    write_rows(tmp_path / "part-0.h5", ROWS, chunk=7)
+    kind = {"HDF5_VDS_PREFIX": "virtual", "HDF5_EXTFILE_PREFIX": "external", "HDF5_EXT_PREFIX": "link"}[variable]
+    WRITERS[kind](tmp_path / "home" / "a.h5", "part-0.h5")
+    code = """
+from fastsgd.data import HDF5Dataset
+print(len(HDF5Dataset("home/a.h5", "X", allow_external=True)))
+HDF5Dataset("home/a.h5", "X")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {variable: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"{ROWS}\n"
+    assert WAY_OUT in done.stderr
+
+
+class TestLinks:
+    def test_soft_and_external_links_are_followed(self, tmp_path):
+        write_rows(tmp_path / "a.h5", ROWS, chunk=7)
+        with h5py.File(tmp_path / "a.h5", "r+") as file:
+            file["deep/soft"] = h5py.SoftLink("../X")  # no way up in HDF5
+            file["deep/root"], file["deep/here"] = h5py.SoftLink("/X"), h5py.SoftLink("./root")
+            file["to"] = h5py.SoftLink("deep")
+        with h5py.File(tmp_path / "b.h5", "w") as file:
+            file["other"] = h5py.ExternalLink("a.h5", "/to")
+        for path, name in (("a.h5", "to/here"), ("b.h5", "other/here"), ("b.h5", "/other//./root")):
+            dataset = HDF5Dataset(tmp_path / path, name)
+            assert np.array_equal(np.sort(numbers_of(dataset.batches(16))), np.arange(ROWS))
+        assert list(dataset.through_hdf5().values()) == ["it lies in another file, which a link leads into"]
+        refused(lambda: HDF5Dataset(tmp_path / "a.h5", "deep/soft"), "there is no dataset 'deep/soft'")
+
+    def test_the_file_behind_a_link_is_watched(self, tmp_path):
+        write_rows(tmp_path / "a.h5", ROWS, chunk=7)
+        write_link(tmp_path / "b.h5", "a.h5")
+        dataset = HDF5Dataset(tmp_path / "b.h5", "X")
+        os.utime(tmp_path / "a.h5", ns=(1, 1))
+        refused(lambda: list(dataset.batches(16)), f"{tmp_path / 'a.h5'} has changed: it was written to")
+
+    def test_links_without_an_end(self, tmp_path):
+        write_link(tmp_path / "a.h5", "b.h5")
+        write_link(tmp_path / "b.h5", "a.h5")
+        refused(lambda: HDF5Dataset(tmp_path / "a.h5", "X"), "'X', behind a link, leads through more than 16 links")
+
+    def test_compressed_values_behind_a_link(self, tmp_path):
+        write_rows(tmp_path / "a.h5", ROWS, chunk=7, **hdf5plugin.Zstd())
+        write_link(tmp_path / "b.h5", "a.h5")
+        assert np.array_equal(read(tmp_path / "b.h5"), np.arange(ROWS))
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    write_link(tmp_path / "a.h5", "pipe")
+    refused(lambda: HDF5Dataset(tmp_path / "a.h5", "X"), f"draws on {str(tmp_path / 'pipe')!r}, which is a device or")
 
 
 def test_compact(tmp_path):

@@ -43,6 +43,7 @@ def command(
     data: tuple[str, ...],
     features: tuple[str, ...],
     nan: str,
+    allow_external: bool,
     target: tuple[str, ...],
     weight: str | None,
     loss: str | None,
@@ -58,7 +59,7 @@ def command(
     from fastsgd.training import SGD, Trainer
 
     network = open_model(model)
-    dataset = open_dataset(data, nan, features=features, target=target, weight=weight)
+    dataset = open_dataset(data, nan, allow_external, features=features, target=target, weight=weight)
     loss = loss or _loss_of_run(model) or _USUAL.get(network.dense[-1].activation, "mse")
     trainer = Trainer(network, SGD(), loss, metrics=metrics, threads=threads)
     found = trainer.evaluate(dataset, memory=memory)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fastsgd.cli.options import (
+    allow_external_option,
     common_options,
     memory_option,
     open_dataset,
@@ -29,9 +30,16 @@ if TYPE_CHECKING:
 @click.option("-y", "--target", multiple=True, metavar="PATH", help="With these targets.")
 @memory_option("1GB")
 @threads_option
+@allow_external_option
 @common_options
 def command(
-    file: str, features: tuple[str, ...], target: tuple[str, ...], memory: str, threads: int | None, as_json: bool
+    file: str,
+    features: tuple[str, ...],
+    target: tuple[str, ...],
+    memory: str,
+    threads: int | None,
+    allow_external: bool,
+    as_json: bool,
 ) -> None:
     """List the datasets of an HDF5 file: shape, type, chunks, filters, bytes, and bytes as stored in the file.
 
@@ -42,10 +50,10 @@ def command(
 
     if target and not features:
         raise click.UsageError("--target goes with --features")
-    datasets = inspect_file(file)
+    datasets = inspect_file(file, allow_external=allow_external)
     table = None
     if features:
-        dataset = open_dataset((file,), "error", features=features, target=target)
+        dataset = open_dataset((file,), "error", allow_external, features=features, target=target)
         table = inspect_table(dataset, memory=memory, threads=threads)
     if as_json:
         about = {} if table is None else {"table": table.to_dict()}
@@ -61,7 +69,7 @@ def _print_datasets(file: str, found: list[DatasetReport]) -> None:
 
     rows: list[tuple[str, ...]] = [("dataset", "shape", "type", "chunks", "filters", "bytes", "stored")]
     for entry in found:
-        shape, chunks = "x".join(map(str, entry.shape)), "x".join(map(str, entry.chunks or ())) or "contiguous"
+        shape, chunks = "x".join(map(str, entry.shape)), "x".join(map(str, entry.chunks or ())) or entry.layout
         kind = "compound" if entry.dtype.startswith(("[", "{")) else entry.dtype
         sizes = as_bytes(entry.nbytes), as_bytes(entry.stored_bytes)
         rows.append((entry.path, shape or "scalar", kind, chunks, " ".join(entry.filters) or "none", *sizes))

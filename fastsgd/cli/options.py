@@ -39,11 +39,21 @@ LOSSES = (
 METRICS = ("mse", "mae", "rmse", "accuracy")
 
 
+def allow_external_option(function: F) -> F:
+    """--allow-external."""
+    return click.option(
+        "--allow-external",
+        is_flag=True,
+        help="Let values lie in files outside the HDF5 file's folder, if it says so: trust it.",
+    )(function)
+
+
 def data_options(*, target: bool) -> Callable[[F], F]:
-    """DATA, --features, --nan, and, where there is a target, --target and --weight."""
+    """DATA, --features, --nan, --allow-external, and, where there is a target, --target and --weight."""
     skip = "skip leaves the row out, " if target else ""
 
     def decorate(function: F) -> F:
+        function = allow_external_option(function)
         function = click.option(
             "--nan",
             type=click.Choice(["error", "skip", "zero"] if target else ["error", "zero"]),
@@ -122,12 +132,13 @@ def common_options(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines, one object a line.")(function)
 
 
-def open_dataset(data: tuple[str, ...], nan: Any, **columns: tuple[str, ...] | str | None) -> Any:
+def open_dataset(data: tuple[str, ...], nan: Any, allow_external: bool, **columns: tuple[str, ...] | str | None) -> Any:
     """The dataset that the data options name."""
     from fastsgd.data import HDF5Dataset
 
     named = {name: list(paths) if isinstance(paths, tuple) else paths for name, paths in columns.items()}
-    return HDF5Dataset(list(data), nan=nan, **{name: paths for name, paths in named.items() if paths})
+    given = {name: paths for name, paths in named.items() if paths}
+    return HDF5Dataset(list(data), nan=nan, allow_external=allow_external, **given)
 
 
 def model_file(path: str) -> str:

@@ -47,6 +47,7 @@ def command(
     data: tuple[str, ...],
     features: tuple[str, ...],
     nan: str,
+    allow_external: bool,
     out: str,
     raw: bool,
     batch_size: int,
@@ -65,7 +66,7 @@ def command(
     if writer is None:
         raise click.BadParameter(f"{out!r} ends in neither .h5, .hdf5 nor .csv", param_hint="--out")
     network = open_model(model)
-    dataset = open_dataset(data, nan, features=features)
+    dataset = open_dataset(data, nan, allow_external, features=features)
     if os.path.realpath(out) in map(os.path.realpath, [*dataset.paths, model_file(model)]):
         raise click.UsageError(f"--out {out} would replace a file that is read; choose another")
     network._require_features(dataset.n_features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fastsgd.cli.options import common_options, memory_option
+from fastsgd.cli.options import allow_external_option, common_options, memory_option
 from fastsgd.cli.rewriting import report_rewritten, rows_of_option, shown_progress
 
 
@@ -35,6 +35,7 @@ from fastsgd.cli.rewriting import report_rewritten, rows_of_option, shown_progre
 )
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="Store wider floating-point rows in this.")
 @rows_of_option
+@allow_external_option
 @memory_option("1GB")
 @common_options
 def command(
@@ -45,6 +46,7 @@ def command(
     chunk_rows: int | None,
     dtype: str | None,
     rows_of: str | None,
+    allow_external: bool,
     memory: str,
     as_json: bool,
 ) -> None:
@@ -65,6 +67,7 @@ def command(
             dtype=dtype,
             memory=memory,
             rows_of=rows_of,
+            allow_external=allow_external,
             progress=progress,
         )
     report_rewritten(found, as_json)

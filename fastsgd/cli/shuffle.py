@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fastsgd.cli.options import common_options, memory_option
+from fastsgd.cli.options import allow_external_option, common_options, memory_option
 from fastsgd.cli.rewriting import report_rewritten, rows_of_option, shown_progress
 
 
@@ -20,9 +20,12 @@ from fastsgd.cli.rewriting import report_rewritten, rows_of_option, shown_progre
     "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Draws the order of the rows."
 )
 @rows_of_option
+@allow_external_option
 @memory_option("1GB")
 @common_options
-def command(path: str, out: str, seed: int, rows_of: str | None, memory: str, as_json: bool) -> None:
+def command(
+    path: str, out: str, seed: int, rows_of: str | None, allow_external: bool, memory: str, as_json: bool
+) -> None:
     """Write the HDF5 file IN with its rows in random order to OUT.
 
     Each row is as likely at each place. The datasets with the most bytes that have one number of rows are shuffled, all
@@ -32,5 +35,7 @@ def command(path: str, out: str, seed: int, rows_of: str | None, memory: str, as
     from fastsgd.data import shuffle_file
 
     with shown_progress("shuffling") as progress:
-        found = shuffle_file(path, out, seed=seed, memory=memory, rows_of=rows_of, progress=progress)
+        found = shuffle_file(
+            path, out, seed=seed, memory=memory, rows_of=rows_of, allow_external=allow_external, progress=progress
+        )
     report_rewritten(found, as_json)

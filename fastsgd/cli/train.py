@@ -257,7 +257,7 @@ def _prepared(data: tuple[str, ...], settings: dict[str, Any]) -> tuple[Any, Any
     from fastsgd.training import SGD, Trainer
 
     columns = {name: settings[name] for name in ("features", "target", "weight")}
-    whole = open_dataset(data, settings["nan"], **columns)
+    whole = open_dataset(data, settings["nan"], settings["allow_external"], **columns)
     train, held_out = (
         whole.split(settings["validation"], seed=settings["seed"]) if settings["validation"] else (whole, None)
     )
@@ -276,7 +276,8 @@ def _prepared(data: tuple[str, ...], settings: dict[str, Any]) -> tuple[Any, Any
 def _count_classes(data: tuple[str, ...], settings: dict[str, Any]) -> int:
     """One more than the largest label; reads the labels alone."""
     target = settings["target"]
-    labels = open_dataset(data, "skip" if settings["nan"] == "skip" else "error", features=target)
+    nan = "skip" if settings["nan"] == "skip" else "error"
+    labels = open_dataset(data, nan, settings["allow_external"], features=target)
     batches = labels.batches(65536, shuffle=False, memory=settings["memory"], dtype="float64")
     largest = max(float(batch[0].max()) for batch in batches)
     if largest >= _MOST_CLASSES:

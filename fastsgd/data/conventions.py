@@ -105,9 +105,11 @@ def contents(group: Any, name: str, most: int) -> list[str]:
 def _readable(dataset: Any, name: str) -> list[str]:
     """The names under which a dataset, or fields of it, can be read."""
     try:
-        dtype, shape = dataset.dtype, dataset.shape
+        dtype, shape = dataset.dtype, None if dataset.is_virtual else dataset.shape
     except (TypeError, ValueError):
         return []
+    if dataset.is_virtual and dtype.names is None:  # whose shape HDF5 may look up in other files
+        return [name] if _is_number(dtype) else []
     if shape is None or len(shape) not in (1, 2) or 0 in shape:
         return []
     if dtype.names is None:

@@ -13,52 +13,159 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from fastsgd.data.links import linked_files
+from fastsgd.data.places import Home, external_places, virtual_places
 from fastsgd.data.schema import READ_ERRORS, opened, require_filters
 from fastsgd.errors import DataError
 
 # In names of sources, as in H5Pset_virtual: "%b" is the number of the block, "%%" a percent sign.
 _MARKS = re.compile("%%|%b")
+# Sources of sources count each time: HDF5 goes through all of them to read a value.
+_MOST_SOURCES = 1 << 17
 
 
-def require_readable(dataset: Any, path: str) -> list[int]:
+def require_readable(dataset: Any, path: str, home: Home) -> list[int]:
     """The numbers of the filters of an h5py dataset of the file at `path`.
 
     Raises
     ------
     DataError
-        If HDF5 lacks one of them, or a file that values lie in is missing.
+        If HDF5 lacks one of them, or a file that values lie in is missing or may not be read.
     """
-    for _ in source_files(dataset, path):
+    for _ in source_files(dataset, path, home):
         pass
     return require_filters(dataset, f"{path}: dataset {dataset.name!r}")
 
 
-def source_files(dataset: Any, path: str, above: tuple[Any, ...] = ()) -> Iterator[str]:
-    """The other files that values of an h5py dataset of the file at `path` lie in.
-
-    `above` are the virtual datasets that draw on this one.
+def other_files(file: Any, path: str, name: str, home: Home) -> Iterator[str]:
+    """The other files that what is called `name` in an open file lies in: those that links lead into, and those of
+    `source_files`. To be gone through before the dataset is looked at: HDF5 opens some of them to tell its shape.
 
     Raises
     ------
     DataError
-        If a file, or a dataset in it, is missing or lacks values that are drawn on; names it.
+        As `source_files`. If there is no such dataset, there is no error.
     """
-    what, here = f"{path}: dataset {dataset.name!r}", (os.path.realpath(path), dataset.name)
-    if here in above:
-        raise DataError(f"{what} draws on itself")
-    try:
-        if dataset.is_virtual:
-            what = f"{path}: the virtual dataset {dataset.name!r}"
-            mappings = dataset.virtual_sources()
-            _require_cover(dataset, mappings, what)
-            for mapping in mappings:
-                yield from _virtual(mapping, dataset, path, what, (*above, here))
-        elif dataset.chunks is None and dataset.shape is not None:
-            yield from _external(dataset, path, what)
-    except DataError:
-        raise
-    except READ_ERRORS as error:
-        raise DataError(f"{what} draws on other data, which cannot be looked at ({error})") from error
+    yield from _Search(home).named(file, path, name)
+
+
+def source_files(dataset: Any, path: str, home: Home) -> Iterator[str]:
+    """The other files that values of an h5py dataset of the file at `path` lie in.
+
+    Raises
+    ------
+    DataError
+        If a file, or a dataset in it, is missing, may not be read, or lacks values that are drawn on; names it.
+    """
+    yield from _Search(home).sources(dataset, path, ())
+
+
+class _Search:
+    """A search for files, which datasets that draw on each other do not make endless."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._left = _MOST_SOURCES
+
+    def named(self, file: Any, path: str, name: str, above: tuple[Any, ...] = ()) -> Iterator[str]:
+        """The files of the dataset of that name in an open file; `above` are the virtual datasets that draw on it."""
+        import h5py
+
+        linked = list(linked_files(file, path, name, self._home))
+        yield from linked
+        item = file.get(name.encode(errors="surrogateescape"))
+        if isinstance(item, h5py.Dataset):
+            yield from self.sources(item, linked[-1] if linked else path, above)
+
+    def sources(self, dataset: Any, path: str, above: tuple[Any, ...]) -> Iterator[str]:
+        """The files that values of a dataset of the file at `path` lie in."""
+        what, here = f"{path}: dataset {dataset.name!r}", (os.path.realpath(path), dataset.name)
+        if here in above:
+            raise DataError(f"{what} draws on itself")
+        try:
+            if dataset.is_virtual:
+                what = f"{path}: the virtual dataset {dataset.name!r}"
+                mappings = dataset.virtual_sources()
+                _require_cover(dataset, mappings, what)
+                for mapping in mappings:
+                    yield from self._mapped(mapping, dataset, path, what, (*above, here))
+            elif dataset.chunks is None and dataset.shape is not None:
+                yield from self._external(dataset, path, what)
+        except DataError:
+            raise
+        except READ_ERRORS as error:
+            raise DataError(f"{what} draws on other data, which cannot be looked at ({error})") from error
+
+    def _mapped(self, mapping: Any, dataset: Any, path: str, what: str, above: tuple[Any, ...]) -> Iterator[str]:
+        """The files of one of the mappings that make up a virtual dataset."""
+        lengths = []
+        axis = _endless_axis(mapping.vspace)
+        for number, file_name in self._numbered_files(mapping.file_name, path, what):
+            own = file_name == "."
+            found = path if own else self._home.find(file_name, virtual_places(file_name, path), what)
+            if not own:
+                yield found
+            with nullcontext(dataset.file) if own else opened(found) as file:
+                for name in self._numbered_datasets(mapping.dset_name, number, file, found, what):
+                    self._left -= 1
+                    if self._left < 0:
+                        raise DataError(f"{what} draws on others, and these on others, more than {_MOST_SOURCES} times")
+                    yield from self.named(file, found, name, above)
+                    source = _source(file, found, name, mapping, what)
+                    if axis is not None:
+                        lengths.append(_selected(mapping, source.shape, axis))
+        if axis is not None:
+            start, stride, _, block = (numbers[axis] for numbers in mapping.vspace.get_regular_hyperslab())
+            whole, rest = divmod(sum(lengths), block)
+            if start + whole * stride + rest < dataset.shape[axis]:
+                raise DataError(
+                    f"{what} has {dataset.shape[axis]} rows, and {mapping.file_name!r} has values for "
+                    f"{start + whole * stride + rest} of them; HDF5 would make up the others"
+                )
+
+    def _numbered_files(self, pattern: str, path: str, what: str) -> Iterator[tuple[int | None, str]]:
+        """The number and the name of each file that a name with "%b" stands for; None and the name, if it has none."""
+        if not _is_numbered(pattern):
+            yield None, _filled(pattern, 0)
+            return
+        for folder, name in virtual_places(pattern, path):
+            if self._home.outside((folder, _filled(name, 0))) is not None:
+                break
+            place = os.path.join(folder.replace("%", "%%"), name)
+            count = _count(place, glob.glob(_MARKS.sub("*", glob.escape(place))), what)
+            if count:
+                yield from ((number, _filled(place, number)) for number in range(count))
+                return
+        yield 0, _filled(pattern, 0)
+
+    def _numbered_datasets(self, pattern: str, number: int | None, file: Any, path: str, what: str) -> Iterator[str]:
+        """The names of the datasets that a name stands for: with the number of the file, if that has one."""
+        if number is not None or not _is_numbered(pattern):
+            yield _filled(pattern, number or 0)
+            return
+        folder = os.path.dirname(pattern)
+        for _ in linked_files(file, path, folder, self._home):
+            pass
+        names = [f"{folder.rstrip('/')}/{name}" if folder else name for name in file[folder or "/"]]
+        count = _count(pattern, names, f"{what}, in {path!r},")
+        yield from (_filled(pattern, each) for each in range(max(1, count)))
+
+    def _external(self, dataset: Any, path: str, what: str) -> Iterator[str]:
+        """The external files of a dataset."""
+        plist = dataset.id.get_create_plist()
+        left = dataset.size * dataset.id.get_type().get_size()
+        for index in range(plist.get_external_count()):
+            given, offset, size = plist.get_external(index)
+            name = os.fsdecode(given)
+            found = self._home.find(name, external_places(name, path), what)
+            needed = min(left, size)
+            if os.path.getsize(found) < offset + needed:
+                raise DataError(
+                    f"{what} lies in {found!r}, which is cut short: it has {os.path.getsize(found)} bytes of "
+                    f"{offset + needed}; HDF5 would read zeros for the others"
+                )
+            left -= needed
+            yield found
 
 
 def _require_cover(dataset: Any, mappings: Sequence[Any], what: str) -> None:
@@ -68,31 +175,6 @@ def _require_cover(dataset: Any, mappings: Sequence[Any], what: str) -> None:
     drawn = sum(mapping.vspace.get_select_npoints() for mapping in mappings)
     if drawn < dataset.size:
         raise DataError(f"{what} has {dataset.size} values and says where {drawn} of them lie; the others are nowhere")
-
-
-def _virtual(mapping: Any, dataset: Any, path: str, what: str, above: tuple[Any, ...]) -> Iterator[str]:
-    """The files of one of the mappings that make up a virtual dataset."""
-    lengths = []
-    axis = _endless_axis(mapping.vspace)
-    for number, file_name in _numbered_files(mapping.file_name, path, what):
-        own = file_name == "."
-        found = path if own else _found(file_name, _virtual_places(file_name, path), what)
-        if not own:
-            yield found
-        with nullcontext(dataset.file) if own else opened(found) as file:
-            for name in _numbered_datasets(mapping.dset_name, number, file, found, what):
-                source = _source(file, found, name, mapping, what)
-                yield from source_files(source, found, above)
-                if axis is not None:
-                    lengths.append(_selected(mapping, source.shape, axis))
-    if axis is not None:
-        start, stride, _, block = (numbers[axis] for numbers in mapping.vspace.get_regular_hyperslab())
-        whole, rest = divmod(sum(lengths), block)
-        if start + whole * stride + rest < dataset.shape[axis]:
-            raise DataError(
-                f"{what} has {dataset.shape[axis]} rows, and {mapping.file_name!r} has values for "
-                f"{start + whole * stride + rest} of them; HDF5 would make up the others"
-            )
 
 
 def _endless_axis(space: Any) -> int | None:
@@ -151,31 +233,6 @@ def _block_size(space: Any) -> int:
     )
 
 
-def _numbered_files(pattern: str, path: str, what: str) -> Iterator[tuple[int | None, str]]:
-    """The number and the name of each file that a name with "%b" stands for; None and the name, if it has none."""
-    if not _is_numbered(pattern):
-        yield None, _filled(pattern, 0)
-        return
-    for folder, name in _virtual_places(pattern, path):
-        place = os.path.join(folder.replace("%", "%%"), name)
-        count = _count(place, glob.glob(_MARKS.sub("*", glob.escape(place))), what)
-        if count:
-            yield from ((number, _filled(place, number)) for number in range(count))
-            return
-    yield 0, _filled(pattern, 0)
-
-
-def _numbered_datasets(pattern: str, number: int | None, file: Any, path: str, what: str) -> Iterator[str]:
-    """The names of the datasets that a name stands for: with the number of the file, if that has one."""
-    if number is not None or not _is_numbered(pattern):
-        yield _filled(pattern, number or 0)
-        return
-    folder = os.path.dirname(pattern)
-    names = [f"{folder.rstrip('/')}/{name}" if folder else name for name in file[folder or "/"]]
-    count = _count(pattern, names, f"{what}, in {path!r},")
-    yield from (_filled(pattern, each) for each in range(max(1, count)))
-
-
 def _count(pattern: str, names: Sequence[str], what: str) -> int:
     """How many names are the pattern's; DataError if their numbers have gaps, at which HDF5 would end the dataset."""
     first, *others = map(re.escape, pattern.replace("%%", "\0").split("%b"))
@@ -196,49 +253,3 @@ def _is_numbered(pattern: str) -> bool:
 
 def _filled(pattern: str, number: int) -> str:
     return _MARKS.sub(lambda mark: "%" if mark[0] == "%%" else str(number), pattern)
-
-
-def _external(dataset: Any, path: str, what: str) -> Iterator[str]:
-    """The external files of a dataset."""
-    plist = dataset.id.get_create_plist()
-    left = dataset.size * dataset.id.get_type().get_size()
-    for index in range(plist.get_external_count()):
-        given, offset, size = plist.get_external(index)
-        name = os.fsdecode(given)
-        found = _found(name, _external_places(name, path), what)
-        needed = min(left, size)
-        if os.path.getsize(found) < offset + needed:
-            raise DataError(
-                f"{what} lies in {found!r}, which is cut short: it has {os.path.getsize(found)} bytes of "
-                f"{offset + needed}; HDF5 would read zeros for the others"
-            )
-        left -= needed
-        yield found
-
-
-def _external_places(name: str, path: str) -> list[tuple[str, str]]:
-    """Where HDF5 looks for an external file: in the working directory, if the environment does not say otherwise."""
-    prefix = os.environ.get("HDF5_EXTFILE_PREFIX", "")
-    return [("" if os.path.isabs(name) or prefix == "." else _with_origin(prefix, path), name)]
-
-
-def _virtual_places(name: str, path: str) -> list[tuple[str, str]]:
-    """Folders in which HDF5 looks for the source of a virtual dataset, in order, and the source's name there."""
-    relative = os.path.basename(name) if os.path.isabs(name) else name
-    prefixes = [_with_origin(prefix, path) for prefix in os.environ.get("HDF5_VDS_PREFIX", "").split(":") if prefix]
-    folders = [*prefixes, os.path.dirname(path), "", os.path.dirname(os.path.realpath(path))]
-    return [("", name)] * os.path.isabs(name) + [(folder, relative) for folder in folders]
-
-
-def _with_origin(prefix: str, path: str) -> str:
-    return prefix.replace("${ORIGIN}", os.path.dirname(os.path.abspath(path)))
-
-
-def _found(name: str, places: Sequence[tuple[str, str]], what: str) -> str:
-    paths = list(dict.fromkeys(os.path.abspath(os.path.join(*place)) for place in places))
-    for path in paths:
-        if os.path.exists(path):
-            return path
-    raise DataError(
-        f"{what} draws on {name!r}, and there is no such file; HDF5 looks for {', '.join(map(repr, paths))}"
-    )

@@ -98,11 +98,12 @@ class OpenFile:
         """What undoes the chunks of a dataset before a plugin of HDF5 does, where there is one to do so."""
         if not any(is_of_plugin(one.number) for one in filters_of(dataset)):
             return None
+        descriptor = dataset.file.id.get_vfd_handle()  # of another file, where a link leads into one
         try:
-            layout = find_bytes(dataset, os.fstat(self.descriptor).st_size)
+            layout = find_bytes(dataset, os.fstat(descriptor).st_size)
         except NotDirectError:
             return None
-        return Direct(self.descriptor, layout, [], self._spent)
+        return Direct(descriptor, layout, [], self._spent)
 
     def started(self, job: Future[None]) -> Future[None]:
         """Let the file stay open until a job has ended."""
@@ -125,6 +126,8 @@ def checked_layout(dataset: Any, descriptor: int, path: str) -> Layout | str:
     """
     if is_transposed(dataset):
         return "MATLAB stored its rows as columns"
+    if dataset.file.id.get_vfd_handle() != descriptor:
+        return "it lies in another file, which a link leads into"
     try:
         layout = find_layout(dataset, os.fstat(descriptor).st_size)
     except NotDirectError as error:

@@ -16,8 +16,9 @@ from fastsgd.data.blocks import Reader
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.chunks import PIECE_BYTES, Layout
 from fastsgd.data.dataset import Dataset
-from fastsgd.data.external import source_files
+from fastsgd.data.external import other_files
 from fastsgd.data.files import Fingerprint, OpenFile
+from fastsgd.data.places import Home
 from fastsgd.data.readers import OPEN_FILES, HDF5Reader
 from fastsgd.data.schema import Column, Path, expand, find_columns, opened
 from fastsgd.data.spent import Spent
@@ -59,6 +60,9 @@ class HDF5Dataset(Dataset):
         What is done about a row with a value that is NaN, infinite, or too large for the dtype it is trained in: an
         error that names it; the row is left out; or, of features, 0 takes its place, while targets and weights still
         are an error.
+    allow_external : bool
+        Whether values may lie in files that are not in the file's own folder or below: sources of virtual datasets,
+        external storage, external links. A file from a stranger may name any file that you can read.
 
     Raises
     ------
@@ -74,8 +78,10 @@ class HDF5Dataset(Dataset):
         *,
         weight: str | Sequence[str] | None = None,
         nan: NaN = "error",
+        allow_external: bool = False,
     ) -> None:
         self.nan = as_nan(nan)
+        self._allow_external = allow_external
         self.paths = expand(path)
         self._specs = {"x": _listed(features, "features")}
         self._specs |= {"y": _listed(target, "target")} if target is not None else {}
@@ -86,10 +92,9 @@ class HDF5Dataset(Dataset):
         for file_path in self.paths:
             with opened(file_path) as file:
                 fingerprints = {file_path: Fingerprint.of(file.id.get_vfd_handle())}
-                found.append(find_columns(file, file_path, self._specs))
-                for name in dict.fromkeys(column.path for columns in found[-1].values() for column in columns):
-                    fingerprints |= {other: Fingerprint.of(other) for other in source_files(file[name], file_path)}
+                fingerprints |= {other: Fingerprint.of(other) for other in self._other_files(file, file_path)}
                 self._fingerprints.append(fingerprints)
+                found.append(find_columns(file, file_path, self._specs))
             _require_same_schema(self.paths[0], found[0], file_path, found[-1])
         self._parts = {name: _part([columns[name] for columns in found]) for name in self._specs}
         if "weight" in self._parts and self._parts["weight"].width != 1:
@@ -109,6 +114,12 @@ class HDF5Dataset(Dataset):
         self.chunk_rows = chunk_rows or min(max(lengths), max(1, block_bytes // self.row_bytes))
         self._found = [column for columns in found for part in columns.values() for column in part]
         self._missing = [{name: _missing(part) for name, part in columns.items()} for columns in found]
+
+    def _other_files(self, file: Any, path: str) -> Iterator[str]:
+        """The other files that values of the columns of a file lie in."""
+        home = Home(path, self._allow_external)
+        for name in dict.fromkeys(spec.partition("::")[0] for listed in self._specs.values() for spec in listed):
+            yield from other_files(file, path, name, home)
 
     def _name(self) -> str:
         return self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
@@ -202,6 +213,8 @@ class HDF5Dataset(Dataset):
     def _other_schema(self, index: int, file: OpenFile) -> str | None:
         """How the columns of a file differ from those that it had, if they do."""
         path, rows = self.paths[index], int(self._starts[index + 1] - self._starts[index])
+        for _ in self._other_files(file.file, path):  # which it may have only now
+            pass
         for name, columns in find_columns(file.file, path, self._specs).items():
             for column, known in zip(columns, self._parts[name].columns, strict=True):
                 if (column.rows, column.width, column.stored) != (rows, known.width, known.stored):

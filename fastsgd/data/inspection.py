@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +13,11 @@ from fastsgd.data.arrays import storage_dtype
 from fastsgd.data.clustering import advice, sample
 from fastsgd.data.codecs import filter_name
 from fastsgd.data.conventions import unfit
+from fastsgd.data.external import other_files, source_files
 from fastsgd.data.hdf5 import HDF5Dataset
 from fastsgd.data.loader import Loader
-from fastsgd.data.schema import READ_ERRORS, opened
+from fastsgd.data.places import Home
+from fastsgd.data.schema import READ_ERRORS, opened, text_of
 from fastsgd.errors import DataError
 
 
@@ -26,8 +30,11 @@ class DatasetReport:
     path : str
     shape : tuple of int
     dtype : str
+    layout : {"contiguous", "chunked", "compact", "external", "virtual", "link"}
+        How it is stored: external files and virtual datasets have their values in other files, and a link leads into
+        another file.
     chunks : tuple of int or None
-        None where it is contiguous.
+        None where it is not chunked.
     filters : list of str
     nbytes, stored_bytes : int
         Before and after compression.
@@ -38,6 +45,7 @@ class DatasetReport:
     path: str
     shape: tuple[int, ...]
     dtype: str
+    layout: str
     chunks: tuple[int, ...] | None
     filters: list[str]
     nbytes: int
@@ -131,8 +139,10 @@ def inspect_table(
     )
 
 
-def inspect_file(path: str | os.PathLike[str]) -> list[DatasetReport]:
-    """Describe each dataset of an HDF5 file.
+def inspect_file(path: str | os.PathLike[str], *, allow_external: bool = False) -> list[DatasetReport]:
+    """Describe each dataset of an HDF5 file, and what links into other files lead to.
+
+    Other files are looked at as `HDF5Dataset` does: where `allow_external` is false, not outside the file's folder.
 
     Raises
     ------
@@ -142,41 +152,92 @@ def inspect_file(path: str | os.PathLike[str]) -> list[DatasetReport]:
     import h5py
 
     path = os.fspath(path)
+    home = Home(path, allow_external)
     reports: list[DatasetReport] = []
+    links: list[str] = []
 
-    def visit(name: str, item: Any) -> None:
+    def visit(name: str | bytes, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            reports.append(_report(name, item))
+            reports.append(_report(text_of(name), item, _problem(source_files(item, path, home))))
+
+    def visit_link(name: str | bytes, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            links.append(text_of(name))
 
     with opened(path) as file:
         try:
             file.visititems(visit)
+            file.visititems_links(visit_link)
+            reports += [_link_report(file, path, name, home) for name in links]
         except READ_ERRORS as error:
             raise DataError(f"{path!r} cannot be listed ({error}); the file may be damaged") from error
     return reports
 
 
-def _report(name: str, item: Any) -> DatasetReport:
+def _problem(others: Iterator[str]) -> str | None:
+    """Why other files cannot be read, if they cannot."""
+    try:
+        for _ in others:
+            pass
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _link_report(file: Any, path: str, name: str, home: Home) -> DatasetReport:
+    import h5py
+
+    problem = _problem(other_files(file, path, name, home))
+    item = None if problem else file.get(name)
+    if not isinstance(item, h5py.Dataset):
+        problem = problem or "a link that leads to no dataset"
+        return DatasetReport(name, (), "unknown", "link", None, [], 0, 0, problem)
+    return dataclasses.replace(_report(name, item, None), layout="link")
+
+
+def _report(name: str, item: Any, problem: str | None) -> DatasetReport:
+    """What is said about a dataset; `problem` is what is wrong with the other files that it lies in."""
     plist = item.id.get_create_plist()
     filters = [filter_name(code, text) for code, _, _, text in map(plist.get_filter, range(plist.get_nfilters()))]
-    shape = () if item.shape is None else tuple(item.shape)
+    # HDF5 may ask other files for the shape of a virtual dataset.
+    found = _shape_of_virtual(item) if item.is_virtual and problem else item.shape
+    shape = () if found is None else tuple(found)
     stored_bytes = int(item.id.get_storage_size())
+    layout = _layout(item)
     try:
         dtype = item.dtype
     except (TypeError, ValueError) as error:
-        return DatasetReport(name, shape, "unknown", item.chunks, filters, 0, stored_bytes, f"{error}")
-    problem: str | None = None
-    if item.shape is None or 0 in shape:
-        problem = "empty"
-    elif len(shape) not in (1, 2):
-        problem = f"{len(shape)} axes; one or two can be used"
-    elif dtype.names is not None:
-        problem = f"a table; name a field, as {name}::{dtype.names[0]}"
-    else:
-        try:
-            storage_dtype(dtype, name)
-        except DataError as error:
-            problem = str(error).removeprefix(f"{name} ").partition(";")[0]
-        problem = problem or unfit(item)
-    nbytes = item.size * dtype.itemsize if item.size else 0
-    return DatasetReport(name, shape, str(dtype), item.chunks, filters, nbytes, stored_bytes, problem)
+        return DatasetReport(name, shape, "unknown", layout, item.chunks, filters, 0, stored_bytes, f"{error}")
+    problem = problem or ("empty" if found is None else _unfit(name, item, shape, dtype))
+    nbytes = 0 if found is None else math.prod(shape) * dtype.itemsize
+    return DatasetReport(name, shape, str(dtype), layout, item.chunks, filters, nbytes, stored_bytes, problem)
+
+
+def _shape_of_virtual(item: Any) -> tuple[int, ...]:
+    """That which a virtual dataset was made with."""
+    mappings = item.virtual_sources()
+    return tuple(mappings[0].vspace.shape) if mappings else ()
+
+
+def _layout(item: Any) -> str:
+    import h5py
+
+    if item.external:
+        return "external"
+    names = {h5py.h5d.COMPACT: "compact", h5py.h5d.CHUNKED: "chunked", h5py.h5d.VIRTUAL: "virtual"}
+    return names.get(item.id.get_create_plist().get_layout(), "contiguous")
+
+
+def _unfit(name: str, item: Any, shape: tuple[int, ...], dtype: Any) -> str | None:
+    """Why a dataset cannot be trained on, if it cannot."""
+    if 0 in shape:
+        return "empty"
+    if len(shape) not in (1, 2):
+        return f"{len(shape)} axes; one or two can be used"
+    if dtype.names is not None:
+        return f"a table; name a field, as {name}::{dtype.names[0]}"
+    try:
+        storage_dtype(dtype, name)
+    except DataError as error:
+        return str(error).removeprefix(f"{name} ").partition(";")[0]
+    return unfit(item)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.data.places import Home
 from fastsgd.data.plan import parse_memory
 from fastsgd.data.rewriting.output import bytes_beside, create_dataset
 from fastsgd.data.rewriting.rewrite import Progress, Rewritten, Rows, require_budget, rewrite
@@ -34,6 +35,7 @@ def repack_file(
     dtype: str | None = None,
     memory: int | str | None = None,
     rows_of: str | None = None,
+    allow_external: bool = False,
     progress: Progress | None = None,
 ) -> Rewritten:
     """Write a file with the rows of another stored for streaming.
@@ -58,6 +60,8 @@ def repack_file(
         Budget in bytes, or as "512MB"; 1 GB.
     rows_of : str, optional
         A dataset; those of as many rows are repacked, instead of the largest.
+    allow_external : bool
+        Whether values may lie in files that are not in the folder of `path` or below, as of `HDF5Dataset`.
     progress : callable, optional
         Called with the bytes that were moved so far and those of the whole work.
 
@@ -89,7 +93,7 @@ def repack_file(
         raise DataError(f"chunk_rows is {chunk_rows!r}; it is a whole number from 1 on")
     storage = {"compression": None if compression == "none" else compression, "level": level}
     job = _Repack(storage, chunk_rows, dtype and np.dtype(dtype), parse_memory(memory), os.fspath(path))
-    return rewrite(path, out, job, rows_of, progress)
+    return rewrite(path, out, job, Home(os.fspath(path), allow_external), rows_of, progress)
 
 
 class _Repack:

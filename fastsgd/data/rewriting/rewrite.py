@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.files import Fingerprint, checked_layout
+from fastsgd.data.places import Home
 from fastsgd.data.plan import as_bytes
 from fastsgd.data.rewriting.output import copy_structure, new_file
 from fastsgd.data.rewriting.table import RawRows, RowDataset, Table, find_table
@@ -143,6 +144,7 @@ def rewrite(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     job: Job,
+    home: Home,
     rows_of: str | None,
     progress: Progress | None,
 ) -> Rewritten:
@@ -161,7 +163,7 @@ def rewrite(
     # No chunk is kept: all are read once.
     with opened(path, rdcc_nbytes=0) as source:
         before = Fingerprint.of(path)
-        table = find_table(source, path, rows_of)
+        table = find_table(source, path, rows_of, home)
         job.prepare(table, source)
         needed = job.bytes_needed(table, source)
         total, done = job.passes * table.nbytes, 0

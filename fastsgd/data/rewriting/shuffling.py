@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.order import as_seed, rewrite_key
+from fastsgd.data.places import Home
 from fastsgd.data.plan import parse_memory
 from fastsgd.data.rewriting.output import bytes_beside, create_dataset
 from fastsgd.data.rewriting.rewrite import Progress, Rewritten, Rows, require_budget, rewrite
-from fastsgd.data.rewriting.table import RawRows, RowDataset, Table
-from fastsgd.errors import DataError
+from fastsgd.data.rewriting.table import RawRows, RowDataset, Table, require_no_rows_elsewhere
 
 _PIECE_BYTES = 8 << 20  # that are put in order and written at a time
 _WRITE_BYTES = 4096  # that a region gets at a time on average, at least; seldom so few
@@ -45,6 +45,7 @@ def shuffle_file(
     seed: int = 0,
     memory: int | str | None = None,
     rows_of: str | None = None,
+    allow_external: bool = False,
     progress: Progress | None = None,
 ) -> Rewritten:
     """Write a file with the rows of another in random order.
@@ -62,6 +63,8 @@ def shuffle_file(
         Budget in bytes, or as "512MB"; 1 GB. Rows that fit are shuffled in one pass, others in two.
     rows_of : str, optional
         A dataset; those of as many rows are shuffled, instead of the largest.
+    allow_external : bool
+        Whether values may lie in files that are not in the folder of `path` or below, as of `HDF5Dataset`.
     progress : callable, optional
         Called with the bytes that were moved so far and those of the whole work.
 
@@ -82,23 +85,22 @@ def shuffle_file(
     --------
     >>> fs.data.shuffle_file("sorted.h5", "shuffled.h5", seed=0, memory="2GB")
     """
-    return rewrite(path, out, _Shuffle(as_seed(seed), parse_memory(memory), os.fspath(path)), rows_of, progress)
+    path = os.fspath(path)
+    home = Home(path, allow_external)
+    return rewrite(path, out, _Shuffle(as_seed(seed), parse_memory(memory), path, home), home, rows_of, progress)
 
 
 class _Shuffle:
     passes = 2  # to read and to write; or to read and write twice
 
-    def __init__(self, seed: int, budget: int, path: str) -> None:
+    def __init__(self, seed: int, budget: int, path: str, home: Home) -> None:
         self._key = rewrite_key(seed)
         self.budget = budget
         self._path = path
+        self._home = home
 
     def prepare(self, table: Table, source: Any) -> None:
-        if table.outside:
-            raise DataError(
-                f"{self._path}: {table.outside[0]!r} is a link to a dataset of {table.rows} rows in another file, "
-                "which would stay in their order; bring them into this file first"
-            )
+        require_no_rows_elsewhere(source, self._path, table, self._home)
         for dataset in table.datasets:
             require_budget(self.budget, dataset.name, partial(plan_shuffle, dataset))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.conventions import is_transposed
-from fastsgd.data.external import require_readable
-from fastsgd.data.schema import READ_ERRORS, find_dataset, text_of
+from fastsgd.data.external import other_files, require_readable
+from fastsgd.data.places import WAY_OUT, Home, link_places
+from fastsgd.data.schema import READ_ERRORS, find_dataset, require_filters, text_of
 from fastsgd.errors import DataError
 
 # Threads that decode, at most, and the share of the budget that more than one of them may take.
@@ -80,22 +82,19 @@ class Table:
         All names of the file, each after the group that it is in.
     copied : tuple of str
         The datasets that are no rows of the table.
-    outside : tuple of str
-        Links to datasets of other files that have as many rows.
     """
 
     rows: int
     datasets: tuple[RowDataset, ...]
     entries: tuple[Entry, ...]
     copied: tuple[str, ...]
-    outside: tuple[str, ...]
 
     @property
     def nbytes(self) -> int:
         return sum(dataset.nbytes for dataset in self.datasets)
 
 
-def find_table(file: Any, path: str, rows_of: str | None) -> Table:
+def find_table(file: Any, path: str, rows_of: str | None, home: Home) -> Table:
     """The table of an open file: of its datasets those of one number of rows, that which most bytes have.
 
     Parameters
@@ -105,6 +104,8 @@ def find_table(file: Any, path: str, rows_of: str | None) -> Table:
         Its name, for errors.
     rows_of : str, optional
         A dataset whose number of rows is taken instead.
+    home : Home
+        Where other files that values lie in may be.
 
     Raises
     ------
@@ -113,22 +114,20 @@ def find_table(file: Any, path: str, rows_of: str | None) -> Table:
     """
     try:
         entries = tuple(_walk(file))
-        lengths = {
-            entry.path: _length(file[entry.path])
-            for entry in entries
-            if entry.kind == DATASET and entry.path == entry.first
-        }
-        rows = _most_rows(lengths, path) if rows_of is None else _rows_of(file, path, rows_of)
+        lengths: dict[bytes, tuple[int, int]] = {}
+        for entry in entries:
+            if entry.kind == DATASET and entry.path == entry.first:
+                item = file[entry.path]
+                require_readable(item, path, home)
+                lengths[entry.path] = _length(item)
+        rows = _most_rows(lengths, path) if rows_of is None else _rows_of(file, path, rows_of, home)
         found = tuple(_row_dataset(file, path, name) for name, (length, _) in lengths.items() if length == rows)
-        outside = tuple(
-            shown(entry.path) for entry in entries if entry.kind == LINK and _is_outside(file, entry.path, rows)
-        )
     except DataError:
         raise
     except READ_ERRORS as error:
         raise DataError(f"{path!r} cannot be listed ({error}); the file may be damaged") from error
     copied = tuple(shown(name) for name, (length, _) in lengths.items() if length != rows)
-    return Table(rows, found, entries, copied, outside)
+    return Table(rows, found, entries, copied)
 
 
 def shown(path: bytes) -> str:
@@ -181,7 +180,9 @@ def _most_rows(lengths: dict[bytes, tuple[int, int]], path: str) -> int:
     return max(totals, key=lambda rows: (totals[rows], rows))
 
 
-def _rows_of(file: Any, path: str, name: str) -> int:
+def _rows_of(file: Any, path: str, name: str, home: Home) -> int:
+    for _ in other_files(file, path, name, home):
+        pass
     shape = find_dataset(file, path, name).shape
     if not shape:
         raise DataError(f"{path}: dataset {name!r} has no rows: its shape is {shape}")
@@ -190,7 +191,7 @@ def _rows_of(file: Any, path: str, name: str) -> int:
 
 def _row_dataset(file: Any, path: str, name: bytes) -> RowDataset:
     item, called = file[name], shown(name)
-    filters = require_readable(item, path)
+    filters = require_filters(item, f"{path}: dataset {called!r}")
     if is_transposed(item):
         raise DataError(
             f"{path}: dataset {called!r} is a matrix of MATLAB, which stores rows as columns: its columns would "
@@ -226,17 +227,32 @@ def is_fixed(kind: Any) -> bool:
     return not isinstance(kind, (h5py.h5t.TypeVlenID, h5py.h5t.TypeReferenceID))
 
 
-def _is_outside(file: Any, name: bytes, rows: int) -> bool:
-    """Whether a link leads to a dataset of so many rows in another file."""
+def require_no_rows_elsewhere(file: Any, path: str, table: Table, home: Home) -> None:
+    """Raise DataError if a link leads to a dataset of another file with as many rows, which would stay in their
+    order."""
     import h5py
 
-    if file.id.links.get_info(name).type != h5py.h5l.TYPE_EXTERNAL:
-        return False
-    try:
-        item = file[name]
-    except READ_ERRORS:
-        return False  # it leads nowhere, and may
-    return isinstance(item, h5py.Dataset) and _length(item)[0] == rows
+    for entry in table.entries:
+        if entry.kind != LINK or file.id.links.get_info(entry.path).type != h5py.h5l.TYPE_EXTERNAL:
+            continue
+        name = shown(entry.path)
+        other = os.fsdecode(file.id.links.get_val(entry.path)[0])
+        if home.outside(link_places(other, path)[0]) is not None:
+            raise DataError(
+                f"{path}: {name!r} is a link into {other!r}, outside the file's folder, whose rows would stay in their "
+                f"order; to have it looked at, give {WAY_OUT}"
+            )
+        try:
+            for _ in other_files(file, path, entry.path.decode(errors="surrogateescape"), home):
+                pass
+            item = file[entry.path]
+        except (DataError, *READ_ERRORS):
+            continue  # it leads nowhere, and may
+        if isinstance(item, h5py.Dataset) and _length(item)[0] == table.rows:
+            raise DataError(
+                f"{path}: {name!r} is a link to a dataset of {table.rows} rows in another file, which would stay in "
+                "their order; bring them into this file first"
+            )
 
 
 class RawRows:
