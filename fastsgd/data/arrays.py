@@ -29,7 +29,8 @@ def storage_dtype(dtype: np.dtype[np.generic], name: str) -> np.dtype[np.generic
         return np.dtype(np.uint8)
     if dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize in (4, 8)):
         return dtype.newbyteorder("=")
-    what = "text or objects" if dtype.kind in "OSUT" else f"{dtype}"
+    # Tables may lie in tables, deeper than NumPy can print.
+    what = "text or objects" if dtype.kind in "OSUT" else f"{dtype}" if dtype.names is None else "tables"
     raise DataError(f"{name} holds {what}; fastsgd reads integers, booleans and float16, float32 or float64")
 
 

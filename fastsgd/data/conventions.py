@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastsgd.data.arrays import storage_dtype
+from fastsgd.data.walk import text_of, walk
 from fastsgd.errors import DataError
 
 # The classes of MATLAB that are numbers in HDF5 too; text, tables and dates are there as integers that mean others.
@@ -90,15 +91,14 @@ def contents(group: Any, name: str, most: int) -> list[str]:
     found: list[str] = []
     of_pandas = attribute(group, "pandas_type") is not None
 
-    def visit(inner: str | bytes, item: Any) -> bool | None:
-        text = inner if isinstance(inner, str) else inner.decode("utf-8", "replace")
-        if isinstance(item, h5py.Dataset) and not is_internal(text):
-            for one in _readable(item, text):
+    for each in walk(group):
+        inner = text_of(each.path)
+        if isinstance(each.item, h5py.Dataset) and each.path == each.first and not is_internal(inner):
+            for one in _readable(each.item, inner):
                 if not (of_pandas and one in _AXES_OF_PANDAS):
                     found.append(f"{name.rstrip('/')}/{one}".lstrip("/"))
-        return True if len(found) > most else None
-
-    group.visititems(visit)
+        if len(found) > most:
+            break
     return found[:most]
 
 

@@ -306,7 +306,12 @@ class Dataset(ABC):
         n = self.n_rows
         if isinstance(rows, numbers.Integral) and not isinstance(rows, bool):
             rows = slice(0, max(0, int(rows)))
-        given = np.arange(*rows.indices(n)) if isinstance(rows, slice) else np.asarray(rows)
+        try:
+            given = np.arange(*rows.indices(n)) if isinstance(rows, slice) else np.asarray(rows)
+        except MemoryError as error:
+            raise DataError(
+                f"take: {rows!r} of {n} rows of {self._name()} are more than there is memory for; iterate over batches"
+            ) from error
         if given.dtype == bool and given.shape == (n,):
             given = np.flatnonzero(given)
         if given.size == 0:

@@ -15,26 +15,13 @@ from typing import Any
 
 from fastsgd.data.links import linked_files
 from fastsgd.data.places import Home, external_places, virtual_places
-from fastsgd.data.schema import READ_ERRORS, opened, require_filters
+from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.errors import DataError
 
 # In names of sources, as in H5Pset_virtual: "%b" is the number of the block, "%%" a percent sign.
 _MARKS = re.compile("%%|%b")
 # Sources of sources count each time: HDF5 goes through all of them to read a value.
 _MOST_SOURCES = 1 << 17
-
-
-def require_readable(dataset: Any, path: str, home: Home) -> list[int]:
-    """The numbers of the filters of an h5py dataset of the file at `path`.
-
-    Raises
-    ------
-    DataError
-        If HDF5 lacks one of them, or a file that values lie in is missing or may not be read.
-    """
-    for _ in source_files(dataset, path, home):
-        pass
-    return require_filters(dataset, f"{path}: dataset {dataset.name!r}")
 
 
 def other_files(file: Any, path: str, name: str, home: Home) -> Iterator[str]:
@@ -66,6 +53,7 @@ class _Search:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._left = _MOST_SOURCES
+        self._found: dict[tuple[str, str], int] = {}  # sources of the datasets that were searched, and of those
 
     def named(self, file: Any, path: str, name: str, above: tuple[Any, ...] = ()) -> Iterator[str]:
         """The files of the dataset of that name in an open file; `above` are the virtual datasets that draw on it."""
@@ -82,6 +70,10 @@ class _Search:
         what, here = f"{path}: dataset {dataset.name!r}", (os.path.realpath(path), dataset.name)
         if here in above:
             raise DataError(f"{what} draws on itself")
+        if here in self._found:
+            self._spend(self._found[here], what)
+            return
+        before = self._left
         try:
             if dataset.is_virtual:
                 what = f"{path}: the virtual dataset {dataset.name!r}"
@@ -95,6 +87,12 @@ class _Search:
             raise
         except READ_ERRORS as error:
             raise DataError(f"{what} draws on other data, which cannot be looked at ({error})") from error
+        self._found[here] = before - self._left
+
+    def _spend(self, sources: int, what: str) -> None:
+        self._left -= sources
+        if self._left < 0:
+            raise DataError(f"{what} draws on others, and these on others, more than {_MOST_SOURCES} times")
 
     def _mapped(self, mapping: Any, dataset: Any, path: str, what: str, above: tuple[Any, ...]) -> Iterator[str]:
         """The files of one of the mappings that make up a virtual dataset."""
@@ -107,9 +105,7 @@ class _Search:
                 yield found
             with nullcontext(dataset.file) if own else opened(found) as file:
                 for name in self._numbered_datasets(mapping.dset_name, number, file, found, what):
-                    self._left -= 1
-                    if self._left < 0:
-                        raise DataError(f"{what} draws on others, and these on others, more than {_MOST_SOURCES} times")
+                    self._spend(1, what)
                     yield from self.named(file, found, name, above)
                     source = _source(file, found, name, mapping, what)
                     if axis is not None:

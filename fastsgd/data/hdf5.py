@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastsgd.data.blocks import Reader
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.chunks import PIECE_BYTES, Layout
+from fastsgd.data.claims import require_credible
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.external import other_files
 from fastsgd.data.files import Fingerprint, OpenFile
@@ -95,6 +96,7 @@ class HDF5Dataset(Dataset):
                 fingerprints |= {other: Fingerprint.of(other) for other in self._other_files(file, file_path)}
                 self._fingerprints.append(fingerprints)
                 found.append(find_columns(file, file_path, self._specs))
+                self._require_credible(file_path, found[-1])
             _require_same_schema(self.paths[0], found[0], file_path, found[-1])
         self._parts = {name: _part([columns[name] for columns in found]) for name in self._specs}
         if "weight" in self._parts and self._parts["weight"].width != 1:
@@ -120,6 +122,13 @@ class HDF5Dataset(Dataset):
         home = Home(path, self._allow_external)
         for name in dict.fromkeys(spec.partition("::")[0] for listed in self._specs.values() for spec in listed):
             yield from other_files(file, path, name, home)
+
+    def _require_credible(self, path: str, found: dict[str, tuple[Column, ...]]) -> None:
+        datasets = {column.path: column.rows * column.stored_row_bytes for part in found.values() for column in part}
+        stored = sum(fingerprint.size for fingerprint in self._fingerprints[-1].values())
+        require_credible(
+            sum(datasets.values()), stored, f"{path}: what is to be read, {', '.join(map(repr, datasets))},"
+        )
 
     def _name(self) -> str:
         return self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
@@ -193,7 +202,11 @@ class HDF5Dataset(Dataset):
     def decoder_bytes(self) -> int:
         rows = self.unit_rows()
         return max(
-            column.decode_bytes or min(PIECE_BYTES, min(rows, column.chunk_rows or rows) * column.stored_row_bytes)
+            column.decode_bytes
+            or min(
+                max(PIECE_BYTES, column.stored_row_bytes),
+                min(rows, column.chunk_rows or rows) * column.stored_row_bytes,
+            )
             for column in self._found
         )
 

@@ -17,7 +17,8 @@ from fastsgd.data.external import other_files, source_files
 from fastsgd.data.hdf5 import HDF5Dataset
 from fastsgd.data.loader import Loader
 from fastsgd.data.places import Home
-from fastsgd.data.schema import READ_ERRORS, opened, text_of
+from fastsgd.data.schema import READ_ERRORS, opened
+from fastsgd.data.walk import text_of, walk
 from fastsgd.errors import DataError
 
 
@@ -154,21 +155,16 @@ def inspect_file(path: str | os.PathLike[str], *, allow_external: bool = False) 
     path = os.fspath(path)
     home = Home(path, allow_external)
     reports: list[DatasetReport] = []
-    links: list[str] = []
-
-    def visit(name: str | bytes, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            reports.append(_report(text_of(name), item, _problem(source_files(item, path, home))))
-
-    def visit_link(name: str | bytes, link: Any) -> None:
-        if isinstance(link, h5py.ExternalLink):
-            links.append(text_of(name))
-
     with opened(path) as file:
         try:
-            file.visititems(visit)
-            file.visititems_links(visit_link)
-            reports += [_link_report(file, path, name, home) for name in links]
+            for found in walk(file):
+                name = text_of(found.path)
+                if found.kind == h5py.h5l.TYPE_EXTERNAL:
+                    reports.append(_link_report(file, path, name, home))
+                elif isinstance(found.item, h5py.Dataset) and found.path == found.first:
+                    reports.append(_report(name, found.item, _problem(source_files(found.item, path, home))))
+        except DataError:
+            raise
         except READ_ERRORS as error:
             raise DataError(f"{path!r} cannot be listed ({error}); the file may be damaged") from error
     return reports

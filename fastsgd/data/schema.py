@@ -17,6 +17,7 @@ import numpy as np
 from fastsgd.data.arrays import storage_dtype
 from fastsgd.data.codecs import filter_name
 from fastsgd.data.conventions import contents, is_internal, is_transposed, missing_values, of_group, unfit
+from fastsgd.data.walk import text_of, walk
 from fastsgd.errors import DataError
 
 Path = str | os.PathLike[str]
@@ -251,20 +252,13 @@ def _names(file: Any) -> list[str]:
     import h5py
 
     names: list[str] = []
-
-    def visit(name: str | bytes, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not is_internal(text_of(name)):
-            names.append(text_of(name))
+    for found in walk(file):
+        name = text_of(found.path)
+        if isinstance(found.item, h5py.Dataset) and found.path == found.first and not is_internal(name):
+            names.append(name)
             with suppress(TypeError, ValueError):  # of a type that NumPy does not have
-                names.extend(f"{text_of(name)}::{field}" for field in item.dtype.names or ())
-
-    file.visititems(visit)
+                names.extend(f"{name}::{field}" for field in found.item.dtype.names or ())
     return names
-
-
-def text_of(name: str | bytes) -> str:
-    """A name as h5py gives it: in bytes, where it is no UTF-8."""
-    return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
 def require_filters(item: Any, what: str) -> list[int]:

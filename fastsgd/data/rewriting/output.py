@@ -13,8 +13,20 @@ import numpy as np
 
 from fastsgd.atomic import replacing
 from fastsgd.data.plan import as_bytes
-from fastsgd.data.rewriting.table import DATASET, DATATYPE, GROUP, LINK, Entry, RawRows, Table, address, is_fixed, shown
+from fastsgd.data.rewriting.table import (
+    DATASET,
+    DATATYPE,
+    GROUP,
+    LINK,
+    Entry,
+    RawRows,
+    Table,
+    is_fixed,
+    lies_elsewhere,
+    shown,
+)
 from fastsgd.data.schema import READ_ERRORS
+from fastsgd.data.walk import address
 from fastsgd.errors import DataError
 
 # Attributes of more than 64 KiB, and names in the order they were made, came with HDF5 1.8.
@@ -205,7 +217,7 @@ def create_dataset(target: Any, like: Any, path: bytes, **settings: Any) -> None
 def _copy_dataset(source: Any, path: str, target: Any, name: bytes) -> None:
     """Copy a dataset as it is stored; the values of one that lies in other files come into this one."""
     item = source[name]
-    if not item.is_virtual and not item.external:
+    if not lies_elsewhere(item):
         source.copy(name, target, name, without_attrs=True)
         return
     if not item.shape:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.data.claims import require_credible
 from fastsgd.data.conventions import is_transposed
-from fastsgd.data.external import other_files, require_readable
+from fastsgd.data.external import other_files, source_files
 from fastsgd.data.places import WAY_OUT, Home, link_places
-from fastsgd.data.schema import READ_ERRORS, find_dataset, require_filters, text_of
+from fastsgd.data.schema import READ_ERRORS, find_dataset, require_filters
+from fastsgd.data.walk import Found, text_of, walk
 from fastsgd.errors import DataError
 
 # Threads that decode, at most, and the share of the budget that more than one of them may take.
@@ -113,12 +114,14 @@ def find_table(file: Any, path: str, rows_of: str | None, home: Home) -> Table:
         If there is no such table, or one of its datasets cannot be read or has values of no fixed size.
     """
     try:
-        entries = tuple(_walk(file))
+        entries = tuple(map(_entry, walk(file)))
         lengths: dict[bytes, tuple[int, int]] = {}
+        files = {path}
         for entry in entries:
             if entry.kind == DATASET and entry.path == entry.first:
                 item = file[entry.path]
-                require_readable(item, path, home)
+                files.update(source_files(item, path, home))
+                require_filters(item, f"{path}: dataset {shown(entry.path)!r}")
                 lengths[entry.path] = _length(item)
         rows = _most_rows(lengths, path) if rows_of is None else _rows_of(file, path, rows_of, home)
         found = tuple(_row_dataset(file, path, name) for name, (length, _) in lengths.items() if length == rows)
@@ -126,8 +129,18 @@ def find_table(file: Any, path: str, rows_of: str | None, home: Home) -> Table:
         raise
     except READ_ERRORS as error:
         raise DataError(f"{path!r} cannot be listed ({error}); the file may be damaged") from error
+    # Values that lie elsewhere come into the copy, as rows do; of others only what was written is copied.
+    stored = sum(map(os.path.getsize, files))
+    for name, (length, nbytes) in lengths.items():
+        if length == rows or lies_elsewhere(file[name]):
+            require_credible(nbytes, stored, f"{path}: dataset {shown(name)!r}")
     copied = tuple(shown(name) for name, (length, _) in lengths.items() if length != rows)
     return Table(rows, found, entries, copied)
+
+
+def lies_elsewhere(item: Any) -> bool:
+    """Whether the values of a dataset come from other datasets or files."""
+    return bool(item.is_virtual or item.external)
 
 
 def shown(path: bytes) -> str:
@@ -135,34 +148,11 @@ def shown(path: bytes) -> str:
     return text_of(path.lstrip(b"/")) or "/"
 
 
-def address(item: Any) -> int:
-    """Where an object of a file lies in it; each object has a place of its own."""
+def _entry(found: Found) -> Entry:
     import h5py
 
-    return int(h5py.h5o.get_info(item.id).addr)
-
-
-def _walk(file: Any) -> Iterator[Entry]:
-    import h5py
-
-    kinds = {h5py.Group: GROUP, h5py.Dataset: DATASET, h5py.Datatype: DATATYPE}
-    met = {address(file): b"/"}
-    groups = [(b"", iter(list(file)))]
-    while groups:
-        prefix, names = groups[-1]
-        name = next(names, None)
-        if name is None:
-            groups.pop()
-            continue
-        path = prefix + b"/" + (name if isinstance(name, bytes) else name.encode())
-        if file.id.links.get_info(path).type != h5py.h5l.TYPE_HARD:
-            yield Entry(path, LINK, path)
-            continue
-        item = file[path]
-        entry = Entry(path, kinds[type(item)], met.setdefault(address(item), path))
-        yield entry
-        if entry.kind == GROUP and entry.first == path:
-            groups.append((path, iter(list(item))))
+    kinds = {h5py.Group: GROUP, h5py.Dataset: DATASET, h5py.Datatype: DATATYPE, type(None): LINK}
+    return Entry(b"/" + found.path, kinds[type(found.item)], b"/" + found.first)
 
 
 def _length(item: Any) -> tuple[int, int]:
