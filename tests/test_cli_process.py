@@ -298,6 +298,17 @@ def test_a_signal_in_prediction_leaves_nothing(place, tmp_path, name, number, co
     assert content(tmp_path) == []
 
 
+def test_peak_memory_is_that_of_the_run(place, tmp_path):
+    """And not that of a process that started it and held more."""
+    words = arguments("train", "data.h5", "-x", "X", "-y", "y", "--out", tmp_path / "run", "--json")
+    code = f"import os; held = b'1' * 1_500_000_000; del held; os.execv({words[0]!r}, {words!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    peak = json.loads(done.stdout.splitlines()[-1])["peak_memory_bytes"]
+    assert 100_000_000 < peak < 1_400_000_000
+
+
 def test_progress_on_a_terminal(place, tmp_path):
     words = ["train", "data.h5", "-x", "X", "-y", "y", "--epochs", 2, "--out", tmp_path / "run", "--batch-size", 100]
     with on_terminal(*words, folder=place, stream="stderr") as (process, end):

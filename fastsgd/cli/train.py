@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -333,6 +332,7 @@ class _Report:
 
 
 def _results(trainer: Any) -> dict[str, Any]:
+    from fastsgd.kernels.host import peak_memory
     from fastsgd.training.history import peak_rows_per_second
 
     epochs = trainer.history.epochs
@@ -340,7 +340,7 @@ def _results(trainer: Any) -> dict[str, Any]:
         "epochs": len(epochs),
         "last": epochs[-1] if epochs else None,
         "rows_per_second": peak_rows_per_second(epochs) if epochs else None,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory(),
     }
 
 

@@ -82,6 +82,15 @@ def memory_available(root: str | Path = "/") -> int | None:
     return next((1024 * int(value.split()[0]) for value in _values(root, "meminfo", "MemAvailable")), None)
 
 
+def peak_memory(root: str | Path = "/") -> int:
+    """The most bytes of memory that this process has held. Linux tells in proc; what getrusage tells goes on from the
+    process that started this one."""
+    held = next(_values(root, "self/status", "VmHWM"), None)
+    if held is not None:
+        return 1024 * int(held.split()[0])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def address_space_left(root: str | Path = "/") -> int | None:
     """Bytes that this process may map beside what it has mapped, by RLIMIT_AS (`ulimit -v`); None without a limit."""
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
