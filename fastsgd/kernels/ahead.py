@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing.spawn
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -73,19 +74,26 @@ class _Other:
             stderr=subprocess.DEVNULL,
         )
         self._missing = set(names)
+        self._asked_by = os.getpid()
         atexit.register(self._end)
 
     def wait(self, name: str) -> None:
         """Return when a part is in the cache, or will not come."""
         assert self._process.stdout is not None
+        if self._is_of_a_parent():
+            return  # which reads what it says
         while name in self._missing:
             line = self._process.stdout.readline()
             self._missing -= {line.decode().strip()} if line else self._missing
             if not self._missing:
                 self._process.communicate()  # it is at its end
 
+    def _is_of_a_parent(self) -> bool:
+        """Whether this process was forked from the one that started it."""
+        return os.getpid() != self._asked_by
+
     def _end(self) -> None:
-        if self._missing:
+        if self._missing and not self._is_of_a_parent():
             self._process.kill()
             self._process.communicate()
 

@@ -7,6 +7,7 @@ answered with the old machine code. Kernels here therefore carry one stamp: a ha
 from __future__ import annotations
 
 import hashlib
+import os
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,6 +111,14 @@ def _one_scope() -> Iterator[None]:
                 del ir.Scope.__deepcopy__
             else:
                 ir.Scope.__deepcopy__ = before
+
+
+# A process that is forked has no thread but one: where another was compiling, it would wait for that for ever.
+os.register_at_fork(
+    before=global_compiler_lock.acquire,
+    after_in_parent=global_compiler_lock.release,
+    after_in_child=global_compiler_lock.release,
+)
 
 
 def compiles() -> bool:

@@ -30,6 +30,30 @@ _RETRY_CALLS = 16
 # Numba's workqueue layer aborts the process when two Python threads run parallel code at once. Reentrant, so that no
 # thread waits for itself where a kernel is called from within a region.
 _DOOR = threading.RLock()
+_layer_is_lost = False
+
+
+def _after_fork() -> None:
+    """In a process that was forked, nobody comes out of the door, and GNU OpenMP, where it has run, ends it at once."""
+    global _DOOR, _layer_is_lost  # noqa: PLW0603
+    _DOOR = threading.RLock()
+    with suppress(ValueError):  # no parallel code has run yet
+        _layer_is_lost = numba.threading_layer() == "omp"
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def _through_the_door() -> Iterator[None]:
+    if _layer_is_lost:
+        raise RuntimeError(
+            "parallel kernels ran on GNU OpenMP before this process was forked, after which they cannot run in it: "
+            "start it with multiprocessing's 'spawn' or 'forkserver', set NUMBA_THREADING_LAYER=workqueue, or call the "
+            "kernel's serial twin. Trainer, Sequential and datasets work"
+        )
+    with _DOOR:
+        yield
 
 
 def worth_threads(work: float, steps: float, threads: int) -> int:
@@ -144,7 +168,7 @@ def available_threads(threads: int | None) -> int:
 @contextmanager
 def parallel_region(threads: int) -> Iterator[None]:
     """Run parallel kernels on `threads` threads, one caller at a time, and leave the setting as it was."""
-    with _DOOR:
+    with _through_the_door():
         before = numba.get_num_threads()
         numba.set_num_threads(threads)
         try:
@@ -165,5 +189,5 @@ def one_at_a_time(dispatcher: Any) -> Any:
 
 class _OneAtATime(Kernel):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _DOOR:
+        with _through_the_door():
             return super().__call__(*args, **kwargs)

@@ -110,6 +110,17 @@ class Trainer:
         self._none = np.empty(0, model.dtype)
         self._paces: dict[tuple[int, int], Any] = {}  # by batch size and threads at most
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Memory that is laid out for vectors is made again; how fast threads were is known of this machine alone.
+        velocity = None if self._state is None else self._state.velocity.copy()
+        return self.__dict__ | {"_state": None, "_paces": {}, "_velocity": velocity}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        velocity = state.pop("_velocity")
+        self.__dict__.update(state)
+        if velocity is not None:
+            self.optimizer_state.velocity[:] = velocity
+
     @property
     def optimizer_state(self) -> Any:
         """The NamedTuple of arrays that `fastsgd.kernels.train_batch` takes beside the network."""
