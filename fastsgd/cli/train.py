@@ -134,17 +134,15 @@ def command(data: tuple[str, ...], out: str, as_json: bool, quiet: bool, **setti
     (a line an epoch), run.json (settings and results) and checkpoints. Ctrl-C stops the run and writes the model so
     far; --resume goes on with it.
     """
-    from fastsgd.training.checkpoint_folder import has_checkpoints
-
     how = {name: settings.pop(name) for name in ("overwrite", "resume", "checkpoint_seconds", "checkpoint_steps")}
     _check_folder(out, how)
     _check_usage(settings)
     model_path = os.path.join(out, MODEL_FILE)
+    report, trainer = _Report(as_json, quiet), None
+    about = {"data": list(data), **settings}
     with _folder(out):
-        trainer, train, held_out = _prepared(data, settings)
-        report = _Report(as_json, quiet)
-        about = {"data": list(data), **settings}
         try:
+            trainer, train, held_out = _prepared(data, settings)
             trainer.fit(
                 train,
                 validation=held_out,
@@ -154,22 +152,8 @@ def command(data: tuple[str, ...], out: str, as_json: bool, quiet: bool, **setti
                 **{name: settings[name] for name in ("epochs", "batch_size", "seed", "memory")},
             )
         except (KeyboardInterrupt, BrokenPipeError) as stop:
-            if is_pressing():
-                raise
-            begun = has_checkpoints(os.path.join(out, CHECKPOINTS))
-            if report.rows:
-                _write(out, trainer, about, finished=False)
-                click.echo(f"fastsgd: stopped in epoch {report.epoch}; the model so far is in {model_path}", err=True)
-            elif begun:
-                click.echo("fastsgd: stopped before the first step", err=True)
-            else:
-                click.echo("fastsgd: stopped before the first step; nothing was written", err=True)
-            resume = _resume_command() if begun else None
-            if resume:
-                click.echo(f"fastsgd: to go on: {resume}", err=True)
-            if as_json and isinstance(stop, KeyboardInterrupt):
-                model = model_path if report.rows else None
-                print_json(event="stopped", model=model, resume=resume, **_results(trainer))
+            if not is_pressing():
+                _stopped(out, trainer, report, about, as_json and isinstance(stop, KeyboardInterrupt))
             raise
         _write(out, trainer, about, finished=True)
     if as_json:
@@ -177,6 +161,23 @@ def command(data: tuple[str, ...], out: str, as_json: bool, quiet: bool, **setti
     elif not quiet:
         peak = _results(trainer)["peak_memory_bytes"] / 1e6
         click.echo(f"wrote {model_path}, {HISTORY_FILE} and {RUN_FILE}; peak memory {peak:.0f} MB", err=True)
+
+
+def _stopped(out: str, trainer: Any, report: _Report, about: dict[str, Any], as_json: bool) -> None:
+    """Write the model so far, if there is one, and say how to go on."""
+    from fastsgd.training.checkpoint_folder import has_checkpoints
+
+    model_path = os.path.join(out, MODEL_FILE) if report.rows else None
+    if model_path:
+        _write(out, trainer, about, finished=False)
+        click.echo(f"fastsgd: stopped in epoch {report.epoch}; the model so far is in {model_path}", err=True)
+    else:
+        nothing = "" if has_checkpoints(os.path.join(out, CHECKPOINTS)) else "; nothing was written"
+        click.echo(f"fastsgd: stopped before the first step{nothing}", err=True)
+    resume = _resume_command()
+    click.echo(f"fastsgd: to go on: {resume}", err=True)
+    if as_json:
+        print_json(event="stopped", model=model_path, resume=resume, **_results(trainer))
 
 
 def _check_folder(out: str, how: dict[str, Any]) -> None:
@@ -205,7 +206,7 @@ def _checkpoint(out: str, how: dict[str, Any]) -> Any:
 
 
 def _resume_command() -> str:
-    """What to type to go on with this run."""
+    """What to type to go on with this run, or to start it where it has learned nothing yet."""
     given = [word for word in click.get_current_context().obj if word not in ("--overwrite", "--resume")]
     return shlex.join(["fastsgd", *given, "--resume"])
 
@@ -335,7 +336,7 @@ def _results(trainer: Any) -> dict[str, Any]:
     from fastsgd.kernels.host import peak_memory
     from fastsgd.training.history import peak_rows_per_second
 
-    epochs = trainer.history.epochs
+    epochs = trainer.history.epochs if trainer is not None else []
     return {
         "epochs": len(epochs),
         "last": epochs[-1] if epochs else None,
