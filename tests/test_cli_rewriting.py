@@ -108,6 +108,7 @@ def test_failures_are_one_line(place, command, message, capsys):
     (place / "notes.txt").write_text("some\ntext\n")
     with h5py.File("huge.h5", "w") as file:
         file.create_dataset("X", (10**12,), "f8", chunks=(1000,))
+    os.truncate("huge.h5", 2**33)  # a smaller file would not be believed
     before = sorted(os.listdir())
     assert run(command.split()) == 1
     shown = capsys.readouterr()

@@ -265,6 +265,7 @@ def test_memory_stays_within_the_budget(tmp_path):
 def test_room_is_asked_for_first(tmp_path, rewrite):
     with h5py.File(tmp_path / "in.h5", "w") as file:
         file.create_dataset("X", (10**10, 100), "f4", chunks=(1000, 100))
+    os.truncate(tmp_path / "in.h5", 2**32)  # a smaller file would not be believed
     (tmp_path / "out.h5").write_bytes(b"old")
     with pytest.raises(OSError, match=r"4000.0 GB are needed, \d+\.\d GB are free") as error:
         rewrite(tmp_path / "in.h5", tmp_path / "out.h5")
