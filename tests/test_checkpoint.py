@@ -427,51 +427,67 @@ def test_one_run_at_a_time(data, tmp_path):
     assert names(tmp_path / "c") == [name_of(0), name_of(STEPS)]
 
 
-class TestDisk:
-    """Real failures: files may not be longer than a limit of the process."""
+def limit(size):
+    """Let no file of this process be longer; None: as long as it likes."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most if size is None else size, most))
 
-    @pytest.fixture
-    def limit(self):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def test_that_is_full_shows_before_the_first_step(self, data, tmp_path, limit):
-        one = trainer()
-        limit(1000)
-        with pytest.raises(fs.CheckpointError, match=r"no checkpoint can be written to '.*/c': File too large"):
-            fit(one, data, tmp_path / "c")
-        assert one.steps == 0
-        assert list(tmp_path.iterdir()) == []
+def a_disk_that_is_full_shows_before_the_first_step(data, folder):
+    one = trainer()
+    limit(1000)
+    with pytest.raises(fs.CheckpointError, match=r"no checkpoint can be written to '.*/c': File too large"):
+        fit(one, data, folder / "c")
+    assert one.steps == 0
+    assert list(folder.iterdir()) == []
 
-    def test_that_fills_up_keeps_what_was_written(self, data, tmp_path, limit):
-        """The run goes on, and fails at its end; what is missing is trained again."""
-        one, undisturbed = trainer(), trainer()
-        display = fs.training.progress.Silent()
-        display.end_epoch = lambda record: limit(1000)
-        told = pytest.warns(
-            UserWarning, match=r"could not be written to .*/c': File too large; the one before.*/c/step"
-        )
-        with told, pytest.raises(fs.CheckpointError, match="the last checkpoint could not be written"):
-            fit(one, data, fs.Checkpoint(tmp_path / "c", every_steps=1), progress=display)
-        limit(None)
-        fit(undisturbed, data)
-        assert state(one) == state(undisturbed)
-        # That of step 11 was on its way when the disk filled up.
-        assert names(tmp_path / "c") in [[name_of(9), name_of(10)], [name_of(10), name_of(11)]]
-        resumed = trainer()
-        fit(resumed, data, tmp_path / "c")
-        assert state(resumed) == state(undisturbed)
 
-    def test_that_has_room_again(self, data, tmp_path, limit):
-        one, steps = trainer(), []
-        display = fs.training.progress.Silent()
-        display.advance = lambda *_: (steps.append(1), limit(1000 if len(steps) in (5, 6) else None))
-        with pytest.warns(UserWarning, match="it is tried again"):
-            fit(one, data, fs.Checkpoint(tmp_path / "c", every_steps=1, keep=1000), progress=display)
-        missing = {name_of(step) for step in range(STEPS + 1)} - set(names(tmp_path / "c"))
-        assert missing
-        assert missing <= {name_of(step) for step in (4, 5, 6, 7)}
+def a_disk_that_fills_up_keeps_what_was_written(data, folder):
+    """The run goes on, and fails at its end; what is missing is trained again."""
+    one, undisturbed = trainer(), trainer()
+    display = fs.training.progress.Silent()
+    display.end_epoch = lambda record: limit(1000)
+    told = pytest.warns(UserWarning, match=r"could not be written to .*/c': File too large; the one before.*/c/step")
+    with told, pytest.raises(fs.CheckpointError, match="the last checkpoint could not be written"):
+        fit(one, data, fs.Checkpoint(folder / "c", every_steps=1), progress=display)
+    limit(None)
+    fit(undisturbed, data)
+    assert state(one) == state(undisturbed)
+    # That of step 11 was on its way when the disk filled up.
+    assert names(folder / "c") in [[name_of(9), name_of(10)], [name_of(10), name_of(11)]]
+    resumed = trainer()
+    fit(resumed, data, folder / "c")
+    assert state(resumed) == state(undisturbed)
+
+
+def a_disk_that_has_room_again(data, folder):
+    one, steps = trainer(), []
+    display = fs.training.progress.Silent()
+    display.advance = lambda *_: (steps.append(1), limit(1000 if len(steps) in (5, 6) else None))
+    with pytest.warns(UserWarning, match="it is tried again"):
+        fit(one, data, fs.Checkpoint(folder / "c", every_steps=1, keep=1000), progress=display)
+    missing = {name_of(step) for step in range(STEPS + 1)} - set(names(folder / "c"))
+    assert missing
+    assert missing <= {name_of(step) for step in (4, 5, 6, 7)}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        a_disk_that_is_full_shows_before_the_first_step,
+        a_disk_that_fills_up_keeps_what_was_written,
+        a_disk_that_has_room_again,
+    ],
+    ids=lambda what: what.__name__,
+)
+def test_real_failures_to_write(path, tmp_path, what):
+    """In a process of their own: what these tests print may go to a file, too."""
+    code = (
+        f"import pathlib, sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_checkpoint as here\n"
+        f"here.{what.__name__}(here.ChunkByChunk({str(path)!r}, 'X', 'y'), pathlib.Path({str(tmp_path)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_numbers_that_stop_being_finite_reach_no_checkpoint(data, tmp_path):
