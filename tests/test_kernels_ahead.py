@@ -64,3 +64,48 @@ def test_the_memory_of_training_is_left_to_it(limit, available, reserved, starte
     monkeypatch.setattr(ahead.threads, "available_threads", lambda threads: 2)
     ahead.compile_ahead("float32", int(reserved))
     assert asked == ["float32"] * started
+
+
+ENDS = """
+import os, sys
+import numpy as np, fastsgd as fs
+
+class Ends:
+    '''Ends the process as soon as the other one compiles.'''
+    def plan(self, text):
+        if text.startswith("compiling"):
+            with open(f"/proc/self/task/{os.getpid()}/children") as children:
+                print(children.read(), flush=True)
+            END
+    def start_epoch(self, *about): pass
+    def advance(self, *about): pass
+    def end_epoch(self, record): pass
+    def close(self): pass
+
+x = np.zeros((256, 10), np.float32)
+model = fs.Sequential([fs.Dense(16, activation="relu"), fs.Dense(1)])
+fs.Trainer(model, fs.SGD(0.01), "mse").fit((x, x[:, :1]), batch_size=64, progress=Ends())
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [("sys.exit(3)", 3, ""), ("raise KeyError('the end')", 1, "KeyError: 'the end'\n"), ("os._exit(4)", 4, "")],
+    ids=["exit", "error", "at once"],
+)
+def test_an_interpreter_that_ends_while_the_other_process_compiles(tmp_path, end, code, words):
+    """At once, and the other with it, unless it could not be told: that one ends by itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS.replace("END", end)],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.endswith(words)
+    assert done.stderr.count("Traceback") == bool(words)
+    (other,) = done.stdout.split()
+    if code != 4:
+        assert not os.path.exists(f"/proc/{other}")
