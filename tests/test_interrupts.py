@@ -55,6 +55,25 @@ def test_an_interrupt_is_one_of_python_after_a_checkpoint(tmp_path):
     assert CheckpointFolder(tmp_path / "c").steps()[-1] == 10
 
 
+class SignalsInAStep(fs.Trainer):
+    """Sends itself a signal when a slab is computed and not yet counted."""
+
+    def _train(self, slab, batch_size):
+        losses = super()._train(slab, batch_size)
+        if self.steps == 4:
+            signal.raise_signal(signal.SIGINT)
+        return losses
+
+
+def test_a_signal_in_the_first_slab_of_a_later_epoch(tmp_path):
+    """Of small data it is the only one of an epoch."""
+    x = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    trainer = SignalsInAStep(fs.Sequential([fs.Dense(1)]), fs.SGD(0.01), "mse")
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit((x, x[:, :1]), epochs=9, batch_size=100, checkpoint=tmp_path / "c")
+    assert CheckpointFolder(tmp_path / "c").steps() == [0, 4]
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_handler_of_the_user_decides(tmp_path, name):
     """One that returns lets training go on."""

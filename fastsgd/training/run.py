@@ -75,6 +75,7 @@ class Run:
         self._held: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self._marks: dict[str, float] = {}  # the clocks when `at.spent` was reckoned last
         self._whole = True  # whether parameters and position are of the same moment
+        self._compiled = False  # which takes long: an interrupt must not wait for it
         trainer.history = History()
         self.at = Position(trainer.steps, epochs.start, standardized=not trainer.model.needs_standardization)
         self._start: tuple[object, ...] | None = self.at.place  # but of a run that is gone on with
@@ -222,13 +223,12 @@ class Run:
         at, loader = self.at, self._loader
         before = self._trainer.model.network.parameters.copy()
         self._marks = self._clocks()
-        compiled = False  # which takes long: an interrupt must not wait for it
         with contextlib.closing(loader.epoch(at.epoch, at.rows)) as slabs:  # type: ignore[type-var]
             for slab in slabs:
                 for piece in self._pieces(slab):
-                    with self._held() if compiled else contextlib.nullcontext():
+                    with self._held() if self._compiled else contextlib.nullcontext():
                         loss = self._train_piece(piece, before)
-                    compiled = True
+                    self._compiled = True
                     self._display.advance(len(piece), loss)
                     if self._recorder is not None:
                         self._recorder.record(at.step)
