@@ -500,6 +500,13 @@ def test_numbers_that_stop_being_finite_reach_no_checkpoint(data, tmp_path):
         assert all(np.isfinite(array).all() for array in load_file(tmp_path / "c" / name).values())
 
 
+def test_numbers_that_stop_being_finite_before_anything_was_learned(data, tmp_path):
+    """No checkpoint is left, and so none is named."""
+    with pytest.raises(fs.NonFiniteError, match=r"epoch 1, batch 2.*as they were before this epoch$"):
+        fit(trainer(fs.SGD(1e20)), data, tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parameters_that_are_not_finite_after_the_last_step(tmp_path):
     """No loss tells, since none is taken after it."""
     x, y = np.full((10, 1), 1e19, np.float32), np.zeros((10, 1), np.float32)

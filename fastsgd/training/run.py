@@ -269,7 +269,8 @@ class Run:
         """Raise NonFiniteError about a batch of this epoch, the parameters as they were before."""
         self._trainer.model.network.parameters[:] = before
         self._trainer.forget_velocity()
-        kept = None if self._recorder is None else self._recorder.newest
+        # Where nothing was learned, no checkpoint will be left.
+        kept = None if self._recorder is None or self.at.place == self._start else self._recorder.newest
         raise steps_too_large(
             f"{what} epoch {self.at.epoch + 1}, batch {batch}",
             self._trainer,
