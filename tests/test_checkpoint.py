@@ -189,6 +189,16 @@ def test_a_run_says_where_it_goes_on(data, tmp_path, capsys):
     assert "all 3 epochs done, step 33" in capsys.readouterr().err
 
 
+def test_a_display_may_change_what_it_is_told(data, tmp_path):
+    display, resumed, undisturbed = fs.training.progress.Silent(), trainer(), trainer()
+    display.end_epoch = lambda record: record.update(note="good")
+    fit(trainer(), data, tmp_path / "c", epochs=1, progress=display)
+    fit(resumed, data, tmp_path / "c")
+    fit(undisturbed, data)
+    assert state(resumed) == state(undisturbed)
+    assert "note" not in resumed.history.epochs[0]
+
+
 def test_what_a_checkpoint_holds(data, tmp_path):
     one = trainer()
     fit(one, data, tmp_path / "c")

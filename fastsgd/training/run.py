@@ -214,7 +214,7 @@ class Run:
         with self._held():
             self._trainer.history.epochs.append(record)
             self.at = Position(at.step, at.epoch + 1)
-        self._display.end_epoch(record)
+        self._display.end_epoch(dict(record))
         if self._recorder is not None:
             self._recorder.record(at.step)
 
