@@ -251,7 +251,7 @@ class TestResume:
         fit(trainer(), data, tmp_path / "c", epochs=1)
         assert len(fit(trainer(), data, tmp_path / "c", resume=True).epochs) == 2
 
-    @pytest.mark.parametrize("resume", ["newest", None, 2])
+    @pytest.mark.parametrize("resume", ["newest", None, 0, 1, 2])
     def test_neither(self, data, tmp_path, resume):
         with pytest.raises(fs.ModelError, match=r"resume is .*; it is True, False or 'auto'"):
             fit(trainer(), data, tmp_path / "c", resume=resume)

@@ -91,7 +91,7 @@ class Run:
         CheckpointError
             If there is none that it can go on from, or none can be written.
         """
-        if resume not in (True, False, "auto"):
+        if not isinstance(resume, bool) and resume != "auto":
             raise ModelError(f"fit: resume is {resume!r}; it is True, False or 'auto'")
         with Interrupts() as interrupts, contextlib.closing(CheckpointFolder(settings.directory)) as folder:
             self._held = interrupts.held
