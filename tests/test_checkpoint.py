@@ -256,6 +256,16 @@ class TestResume:
         with pytest.raises(fs.ModelError, match=r"resume is .*; it is True, False or 'auto'"):
             fit(trainer(), data, tmp_path / "c", resume=resume)
 
+    @pytest.mark.parametrize(("what", "times"), [("end_epoch", 2), ("advance", 14)])
+    def test_with_fewer_epochs_than_it_has_begun(self, data, tmp_path, what, times):
+        settings = fs.Checkpoint(tmp_path / "c", every_steps=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(trainer(), data, settings, epochs=3, progress=Stops(what, times))
+        one, before = trainer(), names(tmp_path / "c")
+        with pytest.raises(fs.CheckpointError, match=r"step-.* is past the end of epoch 1, .* give more epochs"):
+            fit(one, data, settings, epochs=1)
+        assert (one.steps, names(tmp_path / "c")) == (0, before)
+
     def test_a_copy_of_the_data_will_do(self, path, data, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             fit(trainer(), data, tmp_path / "c", progress=Stops("end_epoch", 1))

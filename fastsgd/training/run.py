@@ -126,6 +126,12 @@ class Run:
 
         snapshot = folder.newest(read) if resume is not False else None
         if snapshot is not None:
+            at, end = snapshot.position, self._epochs.stop
+            if (at.epoch, at.rows) > (end, 0):
+                raise CheckpointError(
+                    f"the checkpoint {folder.path(at.step)!r} is past the end of epoch {end}, where this run ends: "
+                    "give more epochs to go on with it; or start anew with resume=False, or in another folder"
+                )
             self._start = None
             self._restore(snapshot)
             self._announce(folder.path(self.at.step))
