@@ -462,6 +462,16 @@ def a_disk_that_is_full_shows_before_the_first_step(data, folder):
     assert list(folder.iterdir()) == []
 
 
+def a_disk_that_has_no_room_for_the_lock(data, folder):
+    """Nothing is left, and the folder is free for another try."""
+    limit(0)
+    with pytest.raises(fs.CheckpointError, match=r"no checkpoints can be kept in '.*/c': File too large"):
+        fit(trainer(), data, folder / "c")
+    limit(None)
+    assert list(folder.iterdir()) == []
+    assert len(fit(trainer(), data, folder / "c").epochs) == 2
+
+
 def a_disk_that_fills_up_keeps_what_was_written(data, folder):
     """The run goes on, and fails at its end; what is missing is trained again."""
     one, undisturbed = trainer(), trainer()
@@ -495,6 +505,7 @@ def a_disk_that_has_room_again(data, folder):
     "what",
     [
         a_disk_that_is_full_shows_before_the_first_step,
+        a_disk_that_has_no_room_for_the_lock,
         a_disk_that_fills_up_keeps_what_was_written,
         a_disk_that_has_room_again,
     ],

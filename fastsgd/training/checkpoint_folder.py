@@ -44,6 +44,8 @@ class CheckpointFolder:
         try:
             os.makedirs(self.directory, exist_ok=True)
             self._lock = self._locked()
+            os.truncate(self._lock, 0)
+            os.pwrite(self._lock, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
             self._sweep()
         except OSError as error:
             raise CheckpointError(
@@ -78,8 +80,6 @@ class CheckpointFolder:
             if _is_at(lock, path):
                 break
             os.close(lock)  # a run that left nothing has just removed it
-        os.truncate(lock, 0)
-        os.pwrite(lock, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         return lock
 
     def discard(self) -> None:
