@@ -447,6 +447,29 @@ def test_one_run_at_a_time(data, tmp_path):
     assert names(tmp_path / "c") == [name_of(0), name_of(STEPS)]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12, where there are threads
+def test_a_process_that_was_forked_meanwhile_does_not_keep_the_folder(data, tmp_path):
+    awake, sleep = os.pipe()
+    children = []
+
+    def fork(_):
+        children.append(os.fork())
+        if not children[-1]:
+            os.close(sleep)
+            os.read(awake, 1)
+            os._exit(0)
+
+    display = fs.training.progress.Silent()
+    display.end_epoch = fork
+    try:
+        fit(trainer(), data, tmp_path / "c", epochs=1, progress=display)
+        assert len(fit(trainer(), data, tmp_path / "c").epochs) == 2
+    finally:
+        os.close(sleep)
+        os.waitpid(children[0], 0)
+        os.close(awake)
+
+
 def limit(size):
     """Let no file of this process be longer; None: as long as it likes."""
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

@@ -55,6 +55,8 @@ class CheckpointFolder:
     def close(self) -> None:
         """Give the folder back."""
         if self._lock is not None:
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(self._lock, fcntl.LOCK_UN)  # also for processes that were forked meanwhile
             os.close(self._lock)
             self._lock = None
 
