@@ -158,6 +158,26 @@ def test_faults_one_after_the_other(tmp_path, monkeypatch):
     assert newest(tmp_path) == old
 
 
+def test_an_interrupt_while_the_last_checkpoint_is_written(tmp_path, monkeypatch):
+    """It is written once more, whole: else all since the one before would be lost."""
+
+    class Interrupting(System):
+        def call(self, name, function, *arguments):
+            if name == "write" and trainer.steps == 3 and self.at is None:
+                self.at = len(self.log)
+                raise KeyboardInterrupt
+            return super().call(name, function, *arguments)
+
+    trainer = fs.Trainer(fs.Sequential([fs.Dense(1)]), fs.SGD(0.01), "mse")
+    x = np.ones((3, 1), np.float32)
+    system = Interrupting()
+    monkeypatch.setattr(atomic, "os", system)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit((x, x), batch_size=1, checkpoint=tmp_path / "c")
+    assert system.at is not None
+    assert CheckpointFolder(tmp_path / "c").steps() == [0, 3]
+
+
 class Disk:
     """What may be in a folder after the power was cut, worked out from the calls that were made until then.
 

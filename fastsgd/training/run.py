@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fastsgd.training.trainer import Trainer
 
 Resume = bool | Literal["auto"]
+# Errors that no checkpoint is to be written after: none is wanted of such a state, or none can be written.
+_FINAL = (NonFiniteError, CheckpointError)
 
 
 def steps_too_large(what: str, trainer: Trainer, since: str) -> NonFiniteError:
@@ -104,14 +106,13 @@ class Run:
                 if resume is False:
                     folder.forget_all_but(self.at.step)
                 yield
+                self._recorder.save()
             except BaseException as error:
                 if self.at.place == self._start:
                     folder.discard()
-                elif self._recorder is not None and self._whole and not isinstance(error, NonFiniteError):
+                elif self._recorder is not None and self._whole and not isinstance(error, _FINAL):
                     self._recorder.save_what_can_be()
                 raise
-            else:
-                self._recorder.save()
             finally:
                 if self._recorder is not None:
                     self._recorder.wait()
