@@ -114,6 +114,18 @@ def test_a_signal_at_the_start_leaves_all_or_nothing(place, tmp_path, number):
     assert errors.splitlines()[-1].endswith(" --standardize --resume")
 
 
+def test_the_line_that_goes_on_where_options_ended(place, tmp_path):
+    """After `--` it would be the name of a file."""
+    words = endless(tmp_path / "run", "--json", "--", "data.h5")
+    words.remove("data.h5")
+    with started(*words, folder=place, stdout=-1, stderr=-1) as process:
+        follow(process, 1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].endswith(" --json --resume -- data.h5")
+
+
 LOSING = """
 import os, signal, sys
 from fastsgd.cli import signals

@@ -208,7 +208,8 @@ def _checkpoint(out: str, how: dict[str, Any]) -> Any:
 def _resume_command() -> str:
     """What to type to go on with this run, or to start it where it has learned nothing yet."""
     given = [word for word in click.get_current_context().obj if word not in ("--overwrite", "--resume")]
-    return shlex.join(["fastsgd", *given, "--resume"])
+    given.insert(given.index("--") if "--" in given else len(given), "--resume")  # what follows "--" are files
+    return shlex.join(["fastsgd", *given])
 
 
 def _check_usage(settings: dict[str, Any]) -> None:
