@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -112,6 +113,22 @@ def test_a_signal_at_the_start_leaves_all_or_nothing(place, tmp_path, number):
     else:
         assert content(out) in (RESULTS, RESULTS[:1])  # before the first step: what standardizing found
     assert errors.splitlines()[-1].endswith(" --standardize --resume")
+
+
+def test_a_signal_where_the_model_cannot_be_written(place, tmp_path):
+    """The line that goes on, and the exit code, come all the same."""
+    out = tmp_path / "run"
+    with started(*endless(out, "--json"), folder=place, stdout=-1, stderr=-1) as process:
+        follow(process, 1)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10, 10))
+        process.send_signal(signal.SIGTERM)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    *_, stopped, resume = errors.splitlines()
+    assert stopped.startswith("fastsgd: stopped in epoch ")
+    assert stopped.endswith("; the model so far could not be written: File too large")
+    assert resume.startswith("fastsgd: to go on: ")
+    assert json.loads(rest.splitlines()[-1])["model"] is None
 
 
 def test_the_line_that_goes_on_where_options_ended(place, tmp_path):

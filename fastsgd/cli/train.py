@@ -169,8 +169,12 @@ def _stopped(out: str, trainer: Any, report: _Report, about: dict[str, Any], as_
 
     model_path = os.path.join(out, MODEL_FILE) if report.rows else None
     if model_path:
-        _write(out, trainer, about, finished=False)
-        click.echo(f"fastsgd: stopped in epoch {report.epoch}; the model so far is in {model_path}", err=True)
+        outcome = f"is in {model_path}"
+        try:
+            _write(out, trainer, about, finished=False)
+        except OSError as error:  # there are the checkpoints
+            model_path, outcome = None, f"could not be written: {error.strerror or error}"
+        click.echo(f"fastsgd: stopped in epoch {report.epoch}; the model so far {outcome}", err=True)
     else:
         nothing = "" if has_checkpoints(os.path.join(out, CHECKPOINTS)) else "; nothing was written"
         click.echo(f"fastsgd: stopped before the first step{nothing}", err=True)
