@@ -43,12 +43,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    # The name reaches the disk with the folder.
-    try:
-        _sync(folder, path)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
+    _sync_folder(folder, path)
+
+
+def make_folder(path: str) -> bool:
+    """Make a folder, and those above it, so that they outlast a power cut; returns whether it was not there before."""
+    if os.path.isdir(path):
+        return False
+    above = os.path.dirname(path)
+    if not os.path.lexists(above):
+        make_folder(above)
+    os.makedirs(path, exist_ok=True)
+    _sync_folder(above, path)
+    return True
 
 
 def is_temporary(name: str, of: re.Pattern[str]) -> bool:
@@ -107,6 +114,15 @@ def _rename(temporary: str, target: str, path: str) -> None:
 def _about(error: OSError, path: str) -> OSError:
     """The error as one about `path`, which the user knows, and not about the temporary file."""
     return OSError(error.errno, error.strerror or str(error), path)
+
+
+def _sync_folder(folder: str, path: str) -> None:
+    """Bring the name of `path` to the disk, with the folder that it is in."""
+    try:
+        _sync(folder, path)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 def _sync(name: str, path: str) -> None:

@@ -266,6 +266,10 @@ class TestResume:
             fit(one, data, settings, epochs=1)
         assert (one.steps, names(tmp_path / "c")) == (0, before)
 
+    def test_demanded_without_a_folder(self, data):
+        with pytest.raises(fs.ModelError, match="resume=True goes on from a checkpoint; say where they are"):
+            fit(trainer(), data, resume=True)
+
     def test_a_copy_of_the_data_will_do(self, path, data, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             fit(trainer(), data, tmp_path / "c", progress=Stops("end_epoch", 1))
@@ -324,7 +328,7 @@ class TestDamage:
         (folder / name_of(22)).write_bytes(content)
         (folder / name_of(21)).write_bytes(b"")
         resumed, undisturbed = trainer(), trainer()
-        with pytest.warns(UserWarning, match="the checkpoint before it is used") as told:
+        with pytest.warns(UserWarning, match="it is passed over") as told:
             fit(resumed, data, folder)
         fit(undisturbed, data)
         assert state(resumed) == state(undisturbed)
@@ -559,6 +563,38 @@ def test_numbers_that_stop_being_finite_before_anything_was_learned(data, tmp_pa
     with pytest.raises(fs.NonFiniteError, match=r"epoch 1, batch 2.*as they were before this epoch$"):
         fit(trainer(fs.SGD(1e20)), data, tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_that_are_undone_do_not_count(data):
+    one = trainer(fs.SGD(1e4))
+    with pytest.raises(fs.NonFiniteError):
+        fit(one, data)
+    assert one.steps == 0
+    x, y = values(8)
+    one.train_batch(x[:1], y[:1] / 1e6)
+    assert one.steps == 1
+    with pytest.raises(fs.NonFiniteError):
+        one.train_batch(x, y * np.float32(1e30))
+    assert one.steps == 1
+
+
+def test_a_history_that_holds_what_is_no_number(data, tmp_path):
+    """The run goes on, and says what is wrong."""
+    one = trainer()
+    display = fs.training.progress.Silent()
+    display.end_epoch = lambda _: one.history.epochs[-1].update(note=np.float32(1))
+    told = pytest.warns(UserWarning, match="could not be written to .*not JSON serializable; the one before is whole")
+    with told, pytest.raises(fs.CheckpointError, match="the last checkpoint could not be written"):
+        fit(one, data, fs.Checkpoint(tmp_path / "c", every_steps=1), progress=display)
+    assert one.steps == STEPS
+    assert names(tmp_path / "c") == [name_of(10), name_of(11)]
+
+
+def test_a_folder_that_was_there_stays(data, tmp_path):
+    (tmp_path / "c").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(), data, tmp_path / "c", progress=Stops("start_epoch", 1))
+    assert list((tmp_path / "c").iterdir()) == []
 
 
 def test_parameters_that_are_not_finite_after_the_last_step(tmp_path):

@@ -75,7 +75,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._written: Position | None = None  # of the newest that is on the disk
         self._started = time.monotonic()
-        self._failure: OSError | MemoryError | None = None  # of the newest that was tried
+        self._failure: OSError | MemoryError | TypeError | None = None  # of the newest that was tried
 
     def first(self) -> None:
         """Write one now, even where it is there already, so that a folder that cannot be written to shows at once.
@@ -107,7 +107,11 @@ class Recorder:
             self.wait()
             self._warn()
             self._started = time.monotonic()
-            snapshot = self._take()
+            try:
+                snapshot = self._take()
+            except MemoryError as error:
+                self._failure = error
+                return
             thread = threading.Thread(target=self._beside, args=(snapshot,), name="fastsgd-checkpoint", daemon=True)
             try:
                 require_thread()
@@ -147,11 +151,11 @@ class Recorder:
         self._write(snapshot)
 
     def _write(self, snapshot: Snapshot) -> None:
+        if not snapshot.is_finite():
+            return  # nor will be the loss of the next batch, which says more
         try:
             self._folder.write(snapshot.position.step, snapshot.encode(), self._settings.keep)
-        except ValueError:
-            pass  # it is not finite, and nor will be the loss of the next batch, which says more
-        except (OSError, MemoryError) as error:
+        except (OSError, MemoryError, TypeError) as error:  # of type: a record that the user put into the history
             self._failure = error
         else:
             self._failure, self._written = None, snapshot.position

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from fastsgd.atomic import is_temporary, write_whole
+from fastsgd.atomic import is_temporary, make_folder, write_whole
 from fastsgd.errors import CheckpointError
 from fastsgd.training.snapshots import OtherRunError, Snapshot
 
@@ -31,6 +31,7 @@ class CheckpointFolder:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = os.path.abspath(os.fsdecode(directory))
         self._lock: int | None = None
+        self._made = False  # whether it was not there before
         self._written: list[int] = []  # steps
 
     def open(self) -> None:
@@ -42,7 +43,7 @@ class CheckpointFolder:
             If it cannot be made or written to, or another run has it.
         """
         try:
-            os.makedirs(self.directory, exist_ok=True)
+            self._made = make_folder(self.directory)
             self._lock = self._locked()
             os.truncate(self._lock, 0)
             os.pwrite(self._lock, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
@@ -85,7 +86,7 @@ class CheckpointFolder:
         return lock
 
     def discard(self) -> None:
-        """Remove what was written since the folder was opened, and the folder if nothing else is in it."""
+        """Remove what was written since the folder was opened, and the folder if it was made then."""
         if self._lock is None:
             return
         with suppress(OSError):
@@ -93,7 +94,8 @@ class CheckpointFolder:
                 os.unlink(self.path(step))
             if not self.steps():
                 os.unlink(os.path.join(self.directory, _LOCK))
-                os.rmdir(self.directory)
+                if self._made:
+                    os.rmdir(self.directory)
 
     def _sweep(self) -> None:
         """Remove what a run left that ended while it wrote."""
@@ -132,7 +134,7 @@ class CheckpointFolder:
                 raise
             except CheckpointError as error:
                 damaged.append(path)
-                warnings.warn(f"{error}; the checkpoint before it is used", UserWarning, stacklevel=3)
+                warnings.warn(f"{error}; it is passed over", UserWarning, stacklevel=3)
                 continue
             for other in damaged:
                 with suppress(OSError):

@@ -30,8 +30,18 @@ if TYPE_CHECKING:
     from fastsgd.training.trainer import Trainer
 
 Resume = bool | Literal["auto"]
+Before = tuple[NDArray[np.floating], int]  # parameters, and how many steps led to them
 # Errors that no checkpoint is to be written after: none is wanted of such a state, or none can be written.
 _FINAL = (NonFiniteError, CheckpointError)
+
+
+def checked_resume(resume: Resume, *, recorded: bool) -> Resume:
+    """What `fit` takes as `resume`, or ModelError."""
+    if not isinstance(resume, bool) and resume != "auto":
+        raise ModelError(f"fit: resume is {resume!r}; it is True, False or 'auto'")
+    if resume is True and not recorded:
+        raise ModelError("fit: resume=True goes on from a checkpoint; say where they are, with checkpoint=")
+    return resume
 
 
 def steps_too_large(what: str, trainer: Trainer, since: str) -> NonFiniteError:
@@ -93,8 +103,6 @@ class Run:
         CheckpointError
             If there is none that it can go on from, or none can be written.
         """
-        if not isinstance(resume, bool) and resume != "auto":
-            raise ModelError(f"fit: resume is {resume!r}; it is True, False or 'auto'")
         with Interrupts() as interrupts, contextlib.closing(CheckpointFolder(settings.directory)) as folder:
             self._held = interrupts.held
             try:
@@ -228,7 +236,7 @@ class Run:
     def _train_rows(self) -> None:
         """Train on what is left of the rows of an epoch."""
         at, loader = self.at, self._loader
-        before = self._trainer.model.network.parameters.copy()
+        before = self._trainer.model.network.parameters.copy(), at.step
         self._marks = self._clocks()
         with contextlib.closing(loader.epoch(at.epoch, at.rows)) as slabs:  # type: ignore[type-var]
             for slab in slabs:
@@ -251,7 +259,7 @@ class Run:
             yield slab.rows(first, last)
             first = last
 
-    def _train_piece(self, piece: Slab, before: NDArray[np.floating]) -> float:
+    def _train_piece(self, piece: Slab, before: Before) -> float:
         """Train on whole batches, and count them; returns their mean loss."""
         at, batch_size = self.at, self._batch_size
         self._whole = False
@@ -272,10 +280,9 @@ class Run:
         self._whole = True
         return mean
 
-    def _stop(self, what: str, before: NDArray[np.floating], batch: int) -> None:
+    def _stop(self, what: str, before: Before, batch: int) -> None:
         """Raise NonFiniteError about a batch of this epoch, the parameters as they were before."""
-        self._trainer.model.network.parameters[:] = before
-        self._trainer.forget_velocity()
+        self._trainer.undo(*before)
         # Where nothing was learned, no checkpoint will be left.
         kept = None if self._recorder is None or self.at.place == self._start else self._recorder.newest
         raise steps_too_large(

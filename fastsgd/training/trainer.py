@@ -26,7 +26,7 @@ from fastsgd.training.losses import find_loss, target_check, target_columns
 from fastsgd.training.metrics import find_metrics, finished
 from fastsgd.training.optimizers import SGD
 from fastsgd.training.progress import Progress, make_progress
-from fastsgd.training.run import Resume, Run, steps_too_large
+from fastsgd.training.run import Resume, Run, checked_resume, steps_too_large
 
 Data = Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
 
@@ -205,6 +205,7 @@ class Trainer:
         display, batch = make_progress(progress), min(int(batch_size), train.n_rows)
         run = Run(self, loader, held_out, range(first, first + last), batch, display)
         settings = None if checkpoint is None else as_checkpoint(checkpoint)
+        resume = checked_resume(resume, recorded=settings is not None)
         with contextlib.closing(display):
             display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
             with loader.within_plan(), contextlib.nullcontext() if settings is None else run.recorded(settings, resume):
@@ -215,8 +216,10 @@ class Trainer:
                 run.learn_standardization()
                 return run.go()
 
-    def forget_velocity(self) -> None:
-        """Start the optimizer's velocity, where it has one, from 0 again."""
+    def undo(self, parameters: NDArray[np.floating], steps: int) -> None:
+        """Go back to earlier parameters; the optimizer's velocity, where it has one, starts from 0 again."""
+        self.model.network.parameters[:] = parameters
+        self.steps = steps
         if self._state is not None:
             self._state.velocity[:] = 0
 
@@ -347,12 +350,11 @@ class Trainer:
         wrong = None if check is None else check(batch.y)
         if wrong is not None:
             raise DataError(f"{batch.locate('y', wrong[0], 0)}: {wrong[1]}")
-        before = self.model.network.parameters.copy()
+        before = self.model.network.parameters.copy(), self.steps
         x, y = (np.require(part, dtype, ["C", "A", "W"]) for part in (batch.x, batch.y))
         losses = self._train(Slab(x, y, weights), len(batch))
         if not np.isfinite(losses[0]):
-            self.model.network.parameters[:] = before
-            self.forget_velocity()
+            self.undo(*before)
             raise steps_too_large(f"the loss is {losses[0]}", self, "batch")
         return float(losses[0])
 
