@@ -1,15 +1,18 @@
 """A hard limit of memory: an error that tells the plan, a model that is as it was, and a smaller budget that works."""
 
+import gc
 import json
 import os
 import resource
 import subprocess
 import sys
+import tracemalloc
 
 import h5py
 import numpy as np
 import pytest
 
+import fastsgd as fs
 import fastsgd.data.stream as stream_module
 from fastsgd.data import ArrayDataset
 from fastsgd.data.loader import Loader
@@ -170,6 +173,27 @@ for extra in (None, 8e6):
 print(json.dumps(bits[0] == bits[1]))
 """,
     )
+
+
+def test_rows_in_memory_go_with_the_run_that_held_them(tmp_path):
+    """At once, and not when the garbage collector comes by: the next run has its budget too."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["X"] = np.zeros((200_000, 10), "f4")
+        file["y"] = np.zeros(200_000, "f4")
+    dataset = fs.HDF5Dataset(tmp_path / "a.h5", "X", "y")
+    trainer = fs.Trainer(fs.Sequential([fs.Dense(1)]), fs.SGD(0.01), "mse")
+    trainer.fit(dataset.take(1000), batch_size=1000)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        trainer.fit(dataset, batch_size=1000, checkpoint=tmp_path / "run")
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert peak > dataset.nbytes
+    assert held < dataset.nbytes / 4
 
 
 def test_a_thread_that_ended_without_a_word(monkeypatch):
