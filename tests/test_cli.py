@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -291,6 +292,17 @@ def test_an_earlier_run_is_kept_unless_told(data, tmp_path, capsys):
     assert content(out) == RESULTS
     assert all((out / name).read_bytes() != data for name, data in before.items())
     assert len(fs.History.from_csv(out / "history.csv").epochs) == 1
+
+
+def test_a_model_without_checkpoints_is_not_lost(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert train(data, out) == 0
+    shutil.rmtree(out / "checkpoints")
+    before = (out / "model.safetensors").read_bytes()
+    assert train(data, out, "--resume", "--seed", 5) == 2
+    assert "exists and there is no checkpoint to go on from; choose another --out" in capsys.readouterr().err
+    assert train(data, out, "--seed", 5) == 2
+    assert (out / "model.safetensors").read_bytes() == before
 
 
 def test_quiet(data, tmp_path, capsys):

@@ -175,10 +175,10 @@ def _stopped(out: str, trainer: Any, report: _Report, about: dict[str, Any], as_
         except OSError as error:  # there are the checkpoints
             model_path, outcome = None, f"could not be written: {error.strerror or error}"
         click.echo(f"fastsgd: stopped in epoch {report.epoch}; the model so far {outcome}", err=True)
-    else:
-        nothing = "" if has_checkpoints(os.path.join(out, CHECKPOINTS)) else "; nothing was written"
-        click.echo(f"fastsgd: stopped before the first step{nothing}", err=True)
-    resume = _resume_command()
+    begun = has_checkpoints(os.path.join(out, CHECKPOINTS))
+    if not report.rows:
+        click.echo(f"fastsgd: stopped before the first step{'' if begun else '; nothing was written'}", err=True)
+    resume = _resume_command() if begun else _this_command()
     click.echo(f"fastsgd: to go on: {resume}", err=True)
     if as_json:
         print_json(event="stopped", model=model_path, resume=resume, **_results(trainer))
@@ -190,15 +190,16 @@ def _check_folder(out: str, how: dict[str, Any]) -> None:
 
     if how["overwrite"] and how["resume"]:
         raise click.UsageError("--overwrite starts anew, --resume goes on with what is there; give one of them")
-    if how["overwrite"] or how["resume"]:
-        return
-    if has_checkpoints(os.path.join(out, CHECKPOINTS)):
+    model = os.path.join(out, MODEL_FILE)
+    begun, trained = has_checkpoints(os.path.join(out, CHECKPOINTS)), os.path.exists(model)
+    if begun and not (how["overwrite"] or how["resume"]):
         raise click.UsageError(
             f"{out} has the checkpoints of a run; --resume goes on with it, --overwrite starts anew; or choose another "
             "--out"
         )
-    if os.path.exists(os.path.join(out, MODEL_FILE)):
-        raise click.UsageError(f"{os.path.join(out, MODEL_FILE)} exists; choose another --out, or give --overwrite")
+    if trained and not begun and not how["overwrite"]:
+        without = " and there is no checkpoint to go on from" if how["resume"] else ""
+        raise click.UsageError(f"{model} exists{without}; choose another --out, or give --overwrite")
 
 
 def _checkpoint(out: str, how: dict[str, Any]) -> Any:
@@ -209,8 +210,12 @@ def _checkpoint(out: str, how: dict[str, Any]) -> Any:
     )
 
 
+def _this_command() -> str:
+    return shlex.join(["fastsgd", *click.get_current_context().obj])
+
+
 def _resume_command() -> str:
-    """What to type to go on with this run, or to start it where it has learned nothing yet."""
+    """What to type to go on with this run."""
     given = [word for word in click.get_current_context().obj if word not in ("--overwrite", "--resume")]
     given.insert(given.index("--") if "--" in given else len(given), "--resume")  # what follows "--" are files
     return shlex.join(["fastsgd", *given])
