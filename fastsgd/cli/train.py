@@ -167,18 +167,19 @@ def _stopped(out: str, trainer: Any, report: _Report, about: dict[str, Any], as_
     """Write the model so far, if there is one, and say how to go on."""
     from fastsgd.training.checkpoint_folder import has_checkpoints
 
-    model_path = os.path.join(out, MODEL_FILE) if report.rows else None
-    if model_path:
-        outcome = f"is in {model_path}"
+    begun = has_checkpoints(os.path.join(out, CHECKPOINTS))
+    model_path = None
+    if report.rows:
         try:
             _write(out, trainer, about, finished=False)
+            model_path = os.path.join(out, MODEL_FILE)
+            outcome = f"is in {model_path}"
         except OSError as error:  # there are the checkpoints
-            model_path, outcome = None, f"could not be written: {error.strerror or error}"
+            outcome = f"could not be written: {error.strerror or error}"
         click.echo(f"fastsgd: stopped in epoch {report.epoch}; the model so far {outcome}", err=True)
-    begun = has_checkpoints(os.path.join(out, CHECKPOINTS))
-    if not report.rows:
+    else:
         click.echo(f"fastsgd: stopped before the first step{'' if begun else '; nothing was written'}", err=True)
-    resume = _resume_command() if begun else _this_command()
+    resume = _command_to_go_on(begun)
     click.echo(f"fastsgd: to go on: {resume}", err=True)
     if as_json:
         print_json(event="stopped", model=model_path, resume=resume, **_results(trainer))
@@ -210,14 +211,12 @@ def _checkpoint(out: str, how: dict[str, Any]) -> Any:
     )
 
 
-def _this_command() -> str:
-    return shlex.join(["fastsgd", *click.get_current_context().obj])
-
-
-def _resume_command() -> str:
-    """What to type to go on with this run."""
-    given = [word for word in click.get_current_context().obj if word not in ("--overwrite", "--resume")]
-    given.insert(given.index("--") if "--" in given else len(given), "--resume")  # what follows "--" are files
+def _command_to_go_on(begun: bool) -> str:
+    """What to type to go on with this run, or to begin it again where it kept nothing."""
+    given = list(click.get_current_context().obj)
+    if begun:
+        given = [word for word in given if word not in ("--overwrite", "--resume")]
+        given.insert(given.index("--") if "--" in given else len(given), "--resume")  # what follows "--" are files
     return shlex.join(["fastsgd", *given])
 
 

@@ -203,7 +203,7 @@ class Run:
         model = self._trainer.model
         if model.needs_standardization:
             dataset, budget = self._loader.dataset, self._loader.plan.budget
-            batch_size = self._trainer.rows_together(dataset, budget)
+            batch_size = self._trainer._rows_together(dataset, budget)
             model.learn_standardization(dataset, batch_size=batch_size, memory=budget)
             self.at.standardized = True
             if self._recorder is not None:
@@ -282,7 +282,7 @@ class Run:
 
     def _stop(self, what: str, before: Before, batch: int) -> None:
         """Raise NonFiniteError about a batch of this epoch, the parameters as they were before."""
-        self._trainer.undo(*before)
+        self._trainer._undo(*before)
         # Where nothing was learned, no checkpoint will be left.
         kept = None if self._recorder is None or self.at.place == self._start else self._recorder.newest
         raise steps_too_large(

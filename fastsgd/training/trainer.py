@@ -216,7 +216,7 @@ class Trainer:
                 run.learn_standardization()
                 return run.go()
 
-    def undo(self, parameters: NDArray[np.floating], steps: int) -> None:
+    def _undo(self, parameters: NDArray[np.floating], steps: int) -> None:
         """Go back to earlier parameters; the optimizer's velocity, where it has one, starts from 0 again."""
         self.model.network.parameters[:] = parameters
         self.steps = steps
@@ -354,7 +354,7 @@ class Trainer:
         x, y = (np.require(part, dtype, ["C", "A", "W"]) for part in (batch.x, batch.y))
         losses = self._train(Slab(x, y, weights), len(batch))
         if not np.isfinite(losses[0]):
-            self.undo(*before)
+            self._undo(*before)
             raise steps_too_large(f"the loss is {losses[0]}", self, "batch")
         return float(losses[0])
 
@@ -377,8 +377,8 @@ class Trainer:
         self._prepare(data)
         return self._evaluate(data, memory)
 
-    def rows_together(self, dataset: Dataset, memory: int | str | None) -> int:
-        """Rows that are evaluated or looked at together, where each is worth the same whatever their number."""
+    def _rows_together(self, dataset: Dataset, memory: int | str | None) -> int:
+        """Rows that are evaluated or looked at together: the result does not depend on how many, but for rounding."""
         row_bytes = self.model.dtype.itemsize * (dataset.n_features + dataset.n_targets + 1)
         return max(1, min(_TOGETHER, dataset.n_rows, parse_memory(memory) // (_PART * row_bytes)))
 
@@ -386,7 +386,7 @@ class Trainer:
         from fastsgd.kernels.losses import loss_sum
 
         model = self.model
-        batch = self.rows_together(dataset, memory)
+        batch = self._rows_together(dataset, memory)
         loader = self._loader(dataset, batch, memory=memory, shuffle=False)
         sums, rows = dict.fromkeys(["loss", *self.metrics], 0.0), 0
         grad = np.empty((1, model.n_outputs), model.dtype)
