@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import fastsgd as fs
+from fastsgd.data.stream import _END_SECONDS
 
 RESULTS = ["checkpoints", "history.csv", "model.safetensors", "run.json"]
 PATIENCE = 120  # seconds until a process is taken to hang
@@ -28,7 +29,7 @@ PATIENCE = 120  # seconds until a process is taken to hang
 def place(tmp_path_factory):
     """A folder with data and a model."""
     folder = tmp_path_factory.mktemp("process")
-    x = np.random.default_rng(0).normal(size=(200_000, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(400_000, 3)).astype(np.float32)
     with h5py.File(folder / "data.h5", "w") as file:
         file["X"], file["y"] = x, x[:, 0]
     fs.Sequential([fs.Dense(1)], input_dim=3).save(folder / "model.safetensors")
@@ -43,10 +44,15 @@ def arguments(*words):
     return [sys.executable, "-m", "fastsgd", *map(str, words)]
 
 
-@contextmanager
 def started(*words, folder, **options):
-    """A process of the command line; killed if a test leaves it running."""
-    process = subprocess.Popen(arguments(*words), cwd=folder, text=True, **options)
+    """A process of the command line."""
+    return running(arguments(*words), cwd=folder, **options)
+
+
+@contextmanager
+def running(command, **options):
+    """A process; killed if a test leaves it running."""
+    process = subprocess.Popen(command, text=True, **options)
     try:
         yield process
     finally:
@@ -209,6 +215,37 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert done.stdout == "on\n"
 
 
+COMPILING = """
+import ctypes, sys
+from numba.core.dispatcher import Dispatcher
+compile_it = Dispatcher.compile
+def stay_in(self, sig):
+    if self.py_func.__name__ != {name!r}:
+        return compile_it(self, sig)
+    print("compiling", file=sys.stderr, flush=True)
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+Dispatcher.compile = stay_in
+from fastsgd.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "memory"), [("train_worker", "1GB"), ("fill_order", "1GB"), ("exchange", "5MB")])
+def test_a_signal_while_a_kernel_is_compiled(place, tmp_path, name, memory):
+    """For the thread that trains, for several that share work, or for the one that reads: none can be interrupted."""
+    words = ["train", "data.h5", "-x", "X", "-y", "y", "--memory", memory, "--out", tmp_path / "run"]
+    command = [sys.executable, "-c", COMPILING.format(name=name), *map(str, words)]
+    with running(command, cwd=place, stderr=-1) as process:
+        while process.stderr.readline() != "compiling\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=_END_SECONDS - 10)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1].startswith("fastsgd: to go on: fastsgd train data.h5 ")
+
+
 def test_a_run_that_was_stopped_goes_on(place, tmp_path):
     """To the same bits, with all its history; what would lose it is refused."""
     words = ["train", "data.h5", "-x", "X", "-y", "y", "--batch-size", 100, "--standardize", "--layers", 4]
@@ -345,7 +382,7 @@ def test_progress_on_a_terminal(place, tmp_path):
         assert process.wait(timeout=PATIENCE) == 0
         assert process.stdout.read() == ""
     assert "getting ready" in shown
-    assert "/200000" in shown
+    assert "/400000" in shown
     assert all(f"epoch {i}/2  loss " in shown for i in (1, 2))
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is shown again
 

@@ -6,6 +6,7 @@ SIGUSR1.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import signal
@@ -14,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -68,7 +69,7 @@ def main() -> None:
     except KeyboardInterrupt as error:  # one that came while another was handled
         code = _interrupted(error)
     signals.ignore()
-    sys.exit(code)
+    _leave(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -100,6 +101,19 @@ def run(arguments: Sequence[str]) -> int:
         print(f"fastsgd: {_described(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process as `sys.exit` does, but for taking Python apart, which takes half a second where Numba is loaded,
+    and for waiting for a kernel that is still being compiled, which nothing can interrupt."""
+    aside = sys.modules.get("fastsgd.kernels.aside")
+    if aside is not None:
+        aside.wait_at_no_end()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

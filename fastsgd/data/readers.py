@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -143,7 +144,7 @@ class _Reading:
             shares = [jobs[at : at + together] for at in range(0, len(jobs), together)]
             self._left = itertools.count(len(shares), -1)
             require_thread()
-            started = [self._file.started(pool.submit(self._do, *share)) for share in shares]
+            started = [self._file.started(pool.submit(copy_context().run, self._do, *share)) for share in shares]
         return partial(self._result, started)
 
     def _do(self, *jobs: Callable[[], None]) -> None:

@@ -172,6 +172,9 @@ class _Filler:
 
     def run(self) -> None:
         """Fill slabs until the rows or the consumer end."""
+        from fastsgd.kernels.aside import stop_with
+
+        stop_with(self.stop)
         yield_to_others()
         try:
             self._fill_all()

@@ -11,7 +11,7 @@ import os
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,8 @@ from numba import config, njit
 from numba.core import caching, ir
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
+
+from fastsgd.kernels.aside import interruptible
 
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}  # no "nnan", no "ninf": a NaN must survive to be seen
 
@@ -130,6 +132,10 @@ class Kernel(CPUDispatcher):
     """A kernel for Numba to call and to compile."""
 
     def compile(self, sig: Any) -> Any:
+        # Where a function that is being compiled calls this one, it has to be done here, as the lock is this thread's.
+        return self._compile_here(sig) if compiles() else interruptible(partial(self._compile_here, sig))
+
+    def _compile_here(self, sig: Any) -> Any:
         with _one_scope():
             return super().compile(sig)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from fastsgd.kernels.aside import stop_with
 from fastsgd.kernels.host import cpu_limits, require_thread
 from fastsgd.kernels.jit import Kernel
 
@@ -123,17 +124,23 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
     whatever the threading layer.
     """
     failures: list[BaseException] = []
+    stop = threading.Event()
 
     def run(index: int) -> None:
         try:
             work(np.int64(index), *arguments)
         except BaseException as error:
             failures.append(error)
+            stop.set()
+
+    def run_beside(index: int) -> None:
+        stop_with(stop)
+        run(index)
 
     others: list[threading.Thread] = []
     with suppress(RuntimeError):
         for index in range(1, threads):
-            thread = threading.Thread(target=run, args=(index,), name="fastsgd-worker")
+            thread = threading.Thread(target=run_beside, args=(index,), name="fastsgd-worker")
             require_thread()
             thread.start()
             others.append(thread)
@@ -144,6 +151,7 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
             thread.join()
     finally:
         # An interrupt ends the first wait, but nothing may go on while others still write.
+        stop.set()
         for thread in others:
             thread.join()
     if failures:

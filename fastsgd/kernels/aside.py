@@ -1,0 +1,82 @@
+"""Compiling on a thread of its own, so that whoever waits for it need not wait for its end.
+
+Python handles signals on the main thread alone, and only between two of its steps, while one pass of LLVM takes up to
+two seconds. What is still being compiled when nobody waits any more is finished all the same, for the next call; only
+the end of the process ends it, before LLVM is taken down.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextvars import ContextVar
+from typing import Any
+
+from fastsgd.kernels.host import require_thread
+
+_LOOK_SECONDS = 0.05  # how often a thread that waits looks whether it is to stop
+_AGAIN_SECONDS = 0.05  # an exception may be lost in a destructor or a callback, and then is raised again
+
+_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+_threads: set[threading.Thread] = set()
+
+
+class NobodyWaitsError(Exception):
+    """The thread was told to stop while it waited for a kernel."""
+
+
+def stop_with(event: threading.Event) -> None:
+    """Let this thread wait for no kernel any more, but raise NobodyWaitsError, once the event is set."""
+    _stop.set(event)
+
+
+def interruptible(work: Callable[[], Any]) -> Any:
+    """What `work` returns. The wait for it ends with an interrupt on the main thread, on others with their event."""
+    stop = _stop.get()
+    if stop is None and threading.current_thread() is not threading.main_thread():
+        return work()
+    result: Future[Any] = Future()
+    thread = threading.Thread(target=_do, args=(work, result), name="fastsgd-compiler", daemon=True)
+    _threads.add(thread)  # first, as an interrupt may come while it starts
+    try:
+        require_thread()
+        thread.start()
+    except RuntimeError:
+        _threads.discard(thread)
+        return work()
+    try:
+        while stop is not None and not result.done():
+            if stop.is_set():
+                raise NobodyWaitsError
+            wait([result], _LOOK_SECONDS)
+        return result.result()
+    finally:
+        if result.done():
+            thread.join()
+            _threads.discard(thread)
+
+
+def _do(work: Callable[[], Any], result: Future[Any]) -> None:
+    try:
+        result.set_result(work())
+    except BaseException as error:
+        result.set_exception(error)
+
+
+def wait_at_no_end() -> None:
+    """At the end of the process, which is to follow without its interpreter's, leave what is being compiled alone."""
+    atexit.unregister(_end)
+
+
+@atexit.register
+def _end() -> None:
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else before(lost)
+    while working := [thread for thread in _threads if thread.is_alive()]:
+        for thread in working:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+            thread.join(_AGAIN_SECONDS)
