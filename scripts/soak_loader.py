@@ -160,6 +160,10 @@ def main() -> int:
         "--cycles", type=int, help="how many cycles of all kinds instead; prints memory after each half"
     )
     options = parser.parse_args()
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        # The C library's default is several, of which each keeps the most that any thread had that came to it: which
+        # those are is chance, and hides what grows.
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"MALLOC_ARENA_MAX": "1"})
     with tempfile.TemporaryDirectory() as folder:
         kinds = Cycle(Path(folder)).kinds()
         for kind in kinds * 2:  # what is compiled, imported and kept once
