@@ -96,3 +96,33 @@ def test_the_end_of_the_process_ends_it():
     command = [sys.executable, "-c", UNENDING]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (5, "interrupted\n", "")
+
+
+ANYWHERE = """
+import sys, threading
+from fastsgd.kernels import aside
+def interrupted(at):
+    returned = 0
+    def interrupt(frame, event, argument):  # after a call of C, as Python handles signals
+        nonlocal returned
+        returned += event == "c_return"
+        if returned == at:
+            raise KeyboardInterrupt
+    sys.setprofile(interrupt)
+    try:
+        assert aside.interruptible(lambda: threading.current_thread().name) == "fastsgd-compiler"
+    except KeyboardInterrupt:
+        pass
+    sys.setprofile(None)
+    return returned >= at
+at = 1
+while interrupted(at):
+    at += 1
+print(at > 50)
+"""
+
+
+def test_an_interrupt_anywhere_is_one_and_the_process_ends():
+    command = [sys.executable, "-c", ANYWHERE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

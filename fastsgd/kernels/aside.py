@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import queue
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,6 +24,8 @@ _AGAIN_SECONDS = 0.05  # an exception may be lost in a destructor or a callback,
 
 _stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 _threads: set[threading.Thread] = set()
+
+_Result = tuple[Any, BaseException | None]  # what the work returned, or raised
 
 
 class NobodyWaitsError(Exception):
@@ -39,32 +42,43 @@ def interruptible(work: Callable[[], Any]) -> Any:
     stop = _stop.get()
     if stop is None and threading.current_thread() is not threading.main_thread():
         return work()
-    result: Future[Any] = Future()
-    thread = threading.Thread(target=_do, args=(work, result), name="fastsgd-compiler", daemon=True)
+    handled = sys.exception()
+    # Not a Future: an interrupt may leave its lock, which is taken in Python, taken for ever.
+    results: queue.SimpleQueue[_Result] = queue.SimpleQueue()
+    thread = threading.Thread(target=_do, args=(work, results), name="fastsgd-compiler", daemon=True)
     _threads.add(thread)  # first, as an interrupt may come while it starts
     try:
         require_thread()
         thread.start()
-    except RuntimeError:
+    except RuntimeError as error:
+        if error.__context__ not in (None, handled):  # an interrupt of the wait for the start
+            raise error.__context__ from None
         _threads.discard(thread)
         return work()
+    value, raised = _first(results, stop)
+    thread.join()
     try:
-        while stop is not None and not result.done():
-            if stop.is_set():
-                raise NobodyWaitsError
-            wait([result], _LOOK_SECONDS)
-        return result.result()
+        if raised is not None:
+            raise raised
+        return value
     finally:
-        if result.done():
-            thread.join()
-            _threads.discard(thread)
+        del raised  # whose traceback has this frame
 
 
-def _do(work: Callable[[], Any], result: Future[Any]) -> None:
+def _first(results: queue.SimpleQueue[_Result], stop: threading.Event | None) -> _Result:
+    while stop is None or not stop.is_set():
+        with suppress(queue.Empty):
+            return results.get(timeout=None if stop is None else _LOOK_SECONDS)
+    raise NobodyWaitsError
+
+
+def _do(work: Callable[[], Any], results: queue.SimpleQueue[_Result]) -> None:
     try:
-        result.set_result(work())
+        results.put((work(), None))
     except BaseException as error:
-        result.set_exception(error)
+        results.put((None, error))
+    finally:
+        _threads.discard(threading.current_thread())
 
 
 def wait_at_no_end() -> None:
@@ -76,7 +90,7 @@ def wait_at_no_end() -> None:
 def _end() -> None:
     before = sys.unraisablehook
     sys.unraisablehook = lambda lost: None if lost.exc_type is SystemExit else before(lost)
-    while working := [thread for thread in _threads if thread.is_alive()]:
+    while working := [thread for thread in list(_threads) if thread.is_alive()]:
         for thread in working:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
             thread.join(_AGAIN_SECONDS)
