@@ -375,6 +375,21 @@ def test_peak_memory_is_that_of_the_run(place, tmp_path):
     assert 100_000_000 < peak < 1_400_000_000
 
 
+@pytest.mark.parametrize("closed", [1, 2])
+@pytest.mark.parametrize(("words", "code"), [(["inspect", "data.h5"], 0), (["--version"], 0), (["none"], 2)])
+def test_a_stream_that_is_closed(place, closed, words, code):
+    command = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *arguments(*words)]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_a_profiler_shows_what_it_found(place):
+    command = [sys.executable, "-m", "cProfile", "-m", "fastsgd", "--version"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert "function calls" in done.stdout
+
+
 def test_progress_on_a_terminal(place, tmp_path):
     words = ["train", "data.h5", "-x", "X", "-y", "y", "--epochs", 2, "--out", tmp_path / "run", "--batch-size", 100]
     with on_terminal(*words, folder=place, stream="stderr") as (process, end):

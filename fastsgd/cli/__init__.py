@@ -79,7 +79,8 @@ def run(arguments: Sequence[str]) -> int:
         with warnings.catch_warnings(), cli.make_context("fastsgd", list(arguments), obj=list(arguments)) as context:
             warnings.showwarning = _show_warning
             cli.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt as error:
         return _interrupted(error)
     except click.exceptions.Exit as exit_:
@@ -106,11 +107,13 @@ def run(arguments: Sequence[str]) -> int:
 def _leave(code: int) -> NoReturn:
     """End the process as `sys.exit` does, but for taking Python apart, which takes half a second where Numba is loaded,
     and for waiting for a kernel that is still being compiled, which nothing can interrupt."""
+    if sys.getprofile() is not None or sys.gettrace() is not None:
+        sys.exit(code)  # what they found is shown at the end of Python
     aside = sys.modules.get("fastsgd.kernels.aside")
     if aside is not None:
         aside.wait_at_no_end()
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started the process
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
