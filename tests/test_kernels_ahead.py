@@ -109,3 +109,29 @@ def test_an_interpreter_that_ends_while_the_other_process_compiles(tmp_path, end
     (other,) = done.stdout.split()
     if code != 4:
         assert not os.path.exists(f"/proc/{other}")
+
+
+WAITS = """
+import signal, sys, threading
+from fastsgd.kernels import ahead, aside
+
+class Output:
+    def __init__(self, output):
+        self.output = output
+    def __getattr__(self, name):
+        return getattr(self.output, name)
+    def readline(self):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return self.output.readline()
+
+other = ahead._Other("float64", ["multiply"])
+other._process.send_signal(signal.SIGSTOP)  # so that it says nothing
+other._process.stdout = Output(other._process.stdout)
+try: aside.interruptible(lambda: other.wait("multiply"))
+except KeyboardInterrupt: sys.exit(5)
+"""
+
+
+def test_an_interpreter_that_ends_while_a_thread_waits_for_the_other_process():
+    done = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (5, "")

@@ -94,8 +94,8 @@ class _Other:
 
     def _end(self) -> None:
         if self._missing and not self._is_of_a_parent():
-            self._process.kill()
-            self._process.communicate()
+            with self._process:  # whose output another thread may be reading
+                self._process.kill()
 
 
 def compile_ahead(dtype: str, reserved: int = 0) -> None:
