@@ -1,6 +1,7 @@
 """Kernels from a user's own `@njit` code, and the cache that never answers with old code."""
 
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import naive
+import numba
 import numpy as np
 import pytest
 from numba import njit, prange
@@ -129,6 +131,7 @@ def test_training_and_prediction_inside_a_users_njit_code():
 
 
 _USER_MODULE = """
+import numba
 import numpy as np
 from numba import njit
 import fastsgd as fs
@@ -159,6 +162,7 @@ def test_a_users_cached_function_is_answered_from_its_cache(tmp_path):
 
 _PARALLEL = """
 import sys
+import numba
 import numpy as np
 from numba import njit
 from fastsgd import kernels
@@ -186,6 +190,7 @@ def test_a_users_cached_function_may_call_a_parallel_kernel_from_the_cache(tmp_p
 
 _CALLER = """
 import sys
+import numba
 import numpy as np
 from fastsgd.kernels import dense_forward_serial, TANH
 out = np.empty((1, 1))
@@ -214,3 +219,28 @@ def test_an_edited_kernel_is_never_answered_from_a_stale_cache(tmp_path):
     assert changed != source
     edited.write_text(changed)
     assert call() == (pytest.approx(2 * np.tanh(1)), 0)
+
+
+_OF_BEFORE = b"cfastsgd.kernels.matmul\nGoneSince\n."  # a pickle of a class that is not there any more
+
+
+@pytest.mark.parametrize(("files", "first"), [("*.nbi", pickle.dumps(numba.__version__)), ("*.nbc", b"")])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04", _OF_BEFORE])
+def test_a_cache_that_cannot_be_read_is_made_again(tmp_path, files, first, content):
+    """As a power cut leaves it, or an earlier version whose classes are gone."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def call():
+        command = [sys.executable, "-c", _CALLER]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        value, hits = done.stdout.split()
+        return float(value), int(hits)
+
+    assert call() == (pytest.approx(np.tanh(1)), 0)
+    found = list(tmp_path.rglob(files))
+    assert found
+    for path in found:
+        path.write_bytes(first + content)
+    assert call() == (pytest.approx(np.tanh(1)), 0)
+    assert call() == (pytest.approx(np.tanh(1)), 1)

@@ -81,8 +81,28 @@ class _KernelCacheImpl(caching.CompileResultCacheImpl):
 _expected: dict[str, Callable[[str], None]] = {}  # by name, what waits for a kernel that another process compiles
 
 
+class _KernelCacheFile(caching.IndexDataCacheFile):
+    """What cannot be read, as a power cut or a version of this package with other classes leaves it, is not there."""
+
+    def _load_index(self) -> Any:
+        try:
+            return super()._load_index()
+        except Exception:
+            return {}
+
+    def _load_data(self, name: str) -> Any:
+        try:
+            return super()._load_data(name)
+        except Exception as error:
+            raise FileNotFoundError(name) from error
+
+
 class _KernelCache(caching.FunctionCache):
     _impl_class = _KernelCacheImpl
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file.__class__ = _KernelCacheFile
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """From the file; where it is not there, but another process is compiling it, as soon as it is."""
