@@ -138,12 +138,19 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
         run(index)
 
     others: list[threading.Thread] = []
-    with suppress(RuntimeError):
+    try:
         for index in range(1, threads):
             thread = threading.Thread(target=run_beside, args=(index,), name="fastsgd-worker")
             require_thread()
             thread.start()
             others.append(thread)
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # of the wait for a thread's start
+            stop.set()
+            raise error.__context__ from None
+    except BaseException:
+        stop.set()
+        raise
     for index in (0, *range(1 + len(others), threads)):
         run(index)
     try:
