@@ -5,7 +5,7 @@ from numba import njit
 
 from fastsgd.kernels import tile
 from fastsgd.kernels.machine import pointer
-from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, multiply_plain, multiply_rows, strip_width
+from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, multiply_columns, multiply_plain, multiply_rows, strip_width
 
 # Arrays as [flat memory, start, stride from row to row, stride from column to column or from strip to strip].
 
@@ -34,6 +34,7 @@ def _driver(kernel):
 KERNELS = {
     "multiply": _driver(multiply),
     "multiply_rows": _driver(multiply_rows),
+    "multiply_columns": _driver(multiply_columns),
     "multiply_plain": _driver(multiply_plain),
 }
 

@@ -40,8 +40,8 @@ def test_parts_come_from_the_other_process(tmp_path):
 def test_nobody_waits_for_a_process_that_failed(monkeypatch):
     with monkeypatch.context() as without_packages:
         without_packages.setattr(sys, "path", [])
-        other = ahead._Other("float64", ["multiply"])
-    other.wait("multiply")
+        other = ahead._Other("float64", ["multiply_columns"])
+    other.wait("multiply_columns")
     assert other._process.returncode == 1
 
 
@@ -124,10 +124,10 @@ class Output:
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         return self.output.readline()
 
-other = ahead._Other("float64", ["multiply"])
+other = ahead._Other("float64", ["multiply_columns"])
 other._process.send_signal(signal.SIGSTOP)  # so that it says nothing
 other._process.stdout = Output(other._process.stdout)
-try: aside.interruptible(lambda: other.wait("multiply"))
+try: aside.interruptible(lambda: other.wait("multiply_columns"))
 except KeyboardInterrupt: sys.exit(5)
 """
 

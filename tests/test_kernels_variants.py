@@ -53,7 +53,7 @@ import products
 for element in (types.float32, types.float64):
     flat, place = types.Array(element, 1, "C"), types.UniTuple(types.int64, 3)
     signature = (types.int64, types.UniTuple(flat, 5), types.UniTuple(place, 5), place, types.UniTuple(element, 2))
-    for name in ("multiply", "multiply_rows"):
+    for name in ("multiply", "multiply_rows", "multiply_columns"):
         driver = products.KERNELS[name]
         driver.compile(signature)
         (compiled,) = [driver.inspect_asm(found) for found in driver.signatures if found == signature]

@@ -46,7 +46,7 @@ def parts(dtype: str) -> list[tuple[Any, tuple[Any, ...]]]:
         (activations.scale_rows, (matrix, matrix, size, size)),
         (activations.relu_or_softmax_grad, (size, matrix, matrix, size, size)),
         (linear.sums_in_place, (in_place, matrix, pointer, flag)),
-        (matmul.multiply, product),
+        (matmul.multiply_columns, product),
         (weights.add_and_update, (pointer, pointer, size, real, real, pointer, size, size, size, size)),
         (weights.pack_columns, (matrix, size, size, pointer, size)),
     ]

@@ -22,6 +22,7 @@ from fastsgd.kernels.network import (
     DOT_OUTPUTS,
     GRADIENTS,
     KERNEL,
+    KERNEL_ROW,
     N_LAYERS,
     N_OUT,
     NO_BIAS,
@@ -153,7 +154,7 @@ def outputs_in_place(arena, rows, part):
     a, out = _in_place(arena, rows, part), rows_of(arena, OUTPUTS, 1, part.at)
     bias = layer_field(arena, 0, BIAS_START)
     for j in range(layer_field(arena, 0, N_OUT)):
-        weights = advance(arena.parameters, layer_field(arena, 0, KERNEL) + j * rows.n_in)
+        weights = advance(arena.parameters, layer_field(arena, 0, KERNEL) + j * layer_field(arena, 0, KERNEL_ROW))
         start = arena.parameters[bias + j] if bias != NO_BIAS else like(weights[0], 0.0)
         dots_in_place(a, weights, Matrix(out.data, out.start + j, out.row, 1), start)
 
@@ -165,4 +166,4 @@ def gradient_in_place(arena, rows, part, group, is_first):
     base = arena.numbers[GRADIENTS] + group * arena.size + layer_field(arena, 0, KERNEL)
     for j in range(layer_field(arena, 0, N_OUT)):
         factor = Matrix(delta.data, delta.start + j, delta.row, 1)
-        sums_in_place(a, factor, advance(arena.memory, base + j * rows.n_in), is_first)
+        sums_in_place(a, factor, advance(arena.memory, base + j * layer_field(arena, 0, KERNEL_ROW)), is_first)

@@ -9,12 +9,15 @@ from numba import config
 from fastsgd.kernels.jit import serial, small
 from fastsgd.kernels.machine import advance, lanes_of, never_inline
 from fastsgd.kernels.tile import (
+    BY_COLUMNS,
+    BY_ROWS,
     MOMENTUM,
     NESTEROV,
     RELU,
     RELU_GRAD,
     ROW_ENDS,
     SCALE,
+    STORE,
     UPDATE,
     WEIGHT_ENDS,
     make_tile,
@@ -94,30 +97,35 @@ def _multiply_plain(a, b, c, m, n, k, ending):
                 c.data[at] = total
 
 
-# Rows on their way through the layers. A tile of half the columns has twice the rows, as its chains of multiply-adds
-# would otherwise be too few to hide their latency.
-_rows_full = make_tile(TILE_ROWS, TILE_VECTORS, ROW_ENDS)
-_rows_five = make_tile(5, TILE_VECTORS, ROW_ENDS)
-_rows_four = make_tile(4, TILE_VECTORS, ROW_ENDS)
-_rows_two = make_tile(2, TILE_VECTORS, ROW_ENDS)
-_rows_one = make_tile(1, TILE_VECTORS, ROW_ENDS)
-_half_full = make_tile(2 * TILE_ROWS, TILE_VECTORS // 2, ROW_ENDS)
-_half_four = make_tile(4, TILE_VECTORS // 2, ROW_ENDS)
-_half_one = make_tile(1, TILE_VECTORS // 2, ROW_ENDS)
-# Gradients.
-_full = make_tile(TILE_ROWS, TILE_VECTORS, WEIGHT_ENDS)
-_four = make_tile(4, TILE_VECTORS, WEIGHT_ENDS)
-_two = make_tile(2, TILE_VECTORS, WEIGHT_ENDS)
-_one = make_tile(1, TILE_VECTORS, WEIGHT_ENDS)
-_full_edge = make_tile(TILE_ROWS, TILE_VECTORS, WEIGHT_ENDS, masked=True)
-_two_edge = make_tile(2, TILE_VECTORS, WEIGHT_ENDS, masked=True)
-_one_edge = make_tile(1, TILE_VECTORS, WEIGHT_ENDS, masked=True)
-_wide = make_tile(1, 8, WEIGHT_ENDS)  # one row alone would wait for its own multiply-adds: eight chains hide it
+# A strip of which at most half is wanted has tiles of half the columns and more rows: fewer than eight chains of
+# multiply-adds would wait for one another.
+_rows_full = make_tile(TILE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS)
+_rows_five = make_tile(5, TILE_VECTORS, ROW_ENDS, BY_ROWS)
+_rows_four = make_tile(4, TILE_VECTORS, ROW_ENDS, BY_ROWS)
+_rows_two = make_tile(2, TILE_VECTORS, ROW_ENDS, BY_ROWS)
+_rows_one = make_tile(1, TILE_VECTORS, ROW_ENDS, BY_ROWS)
+_rows_half = make_tile(8, TILE_VECTORS // 2, ROW_ENDS, BY_ROWS)
+_rows_half_four = make_tile(4, TILE_VECTORS // 2, ROW_ENDS, BY_ROWS)
+_rows_half_one = make_tile(1, TILE_VECTORS // 2, ROW_ENDS, BY_ROWS)
+_columns_full = make_tile(TILE_ROWS, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
+_columns_five = make_tile(5, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
+_columns_four = make_tile(4, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
+_columns_two = make_tile(2, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
+_columns_one = make_tile(1, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
+_columns_half = make_tile(2 * TILE_ROWS, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
+_columns_half_four = make_tile(4, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
+_columns_half_one = make_tile(1, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
+_columns_wide = make_tile(1, 8, WEIGHT_ENDS, BY_COLUMNS)
+_any_full = make_tile(TILE_ROWS, TILE_VECTORS, (STORE,))
+_any_one = make_tile(1, TILE_VECTORS, (STORE,))
+_any_full_edge = make_tile(TILE_ROWS, TILE_VECTORS, (STORE,), masked=True)
+_any_one_edge = make_tile(1, TILE_VECTORS, (STORE,), masked=True)
 
 
 def _multiply_rows_tiles(a, b, c, m, n, k, ending):
-    """c (m, n) := init + a (m, k) @ b (k, n), ended as `ending` says. Writes, and reads, whole strips: every row of b,
-    c, init and aux is as long as a multiple of `strip_width`. The modes are ROW_ENDS, k >= 1."""
+    """c (m, n) := init + a (m, k) @ b (k, n), ended as `ending` says, for rows on their way through the layers: the
+    modes are ROW_ENDS, and a is stored row by row. Writes, and reads, whole strips: every row of b, c, init and aux is
+    as long as a multiple of `strip_width`."""
     never_inline()
     mode, init, aux, alpha, beta = ending
     width = strip_width(c.data)
@@ -131,52 +139,40 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
             pa = advance(a.data, a.start + i * a.row)
             pc = advance(c.data, c.start + i * c.row + j)
             px = advance(aux.data, aux.start + i * aux.row + j)
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
             left = m - i
-            if not half:
-                # No tile of fewer than eight chains where tiles of four and five rows do without.
-                if left >= TILE_ROWS and not TILE_ROWS < left <= TILE_ROWS + 4:
-                    _rows_full(
-                        mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
-                    )
-                    i += TILE_ROWS
-                elif left >= 5 and left != 8:
-                    _rows_five(
-                        mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
-                    )
-                    i += 5
-                elif left >= 4:
-                    _rows_four(
-                        mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
-                    )
-                    i += 4
-                elif left >= 2:
-                    _rows_two(
-                        mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
-                    )
-                    i += 2
-                else:
-                    _rows_one(
-                        mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
-                    )
-                    i += 1
-            elif left >= 2 * TILE_ROWS:
-                _half_full(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
-                i += 2 * TILE_ROWS
-            elif left >= 4:
-                _half_four(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
+            if half and left >= 8:
+                _rows_half(mode, *tile)
+                i += 8
+            elif half and left >= 4:
+                _rows_half_four(mode, *tile)
                 i += 4
+            elif half:
+                _rows_half_one(mode, *tile)
+                i += 1
+            # No tile of fewer than eight chains where tiles of four and five rows do without.
+            elif left >= TILE_ROWS and not TILE_ROWS < left <= TILE_ROWS + 4:
+                _rows_full(mode, *tile)
+                i += TILE_ROWS
+            elif left >= 5 and left != 8:
+                _rows_five(mode, *tile)
+                i += 5
+            elif left >= 4:
+                _rows_four(mode, *tile)
+                i += 4
+            elif left >= 2:
+                _rows_two(mode, *tile)
+                i += 2
             else:
-                _half_one(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
+                _rows_one(mode, *tile)
                 i += 1
 
 
-def _multiply_tiles(a, b, c, m, n, k, ending):
-    """c (m, n) := init + a (m, k) @ b (k, n), ended as `ending` says. Touches no column beyond the n-th. The modes are
-    WEIGHT_ENDS, k >= 1."""
+def _multiply_columns_tiles(a, b, c, m, n, k, ending):
+    """`_multiply_rows_tiles` for gradients: the modes are WEIGHT_ENDS, and a is stored column by column."""
     never_inline()
     mode, init, aux, alpha, beta = ending
-    width = strip_width(c.data)
-    lanes = lanes_of(c.data)
+    width, lanes = strip_width(c.data), lanes_of(c.data)
     j = 0
     # Eight vectors at once, where the strips lie side by side; what the sums start from may be one strip for all.
     if m == 1 and b.strip == width and (init.strip == width or init.strip == 0):
@@ -186,9 +182,54 @@ def _multiply_tiles(a, b, c, m, n, k, ending):
             pb = advance(b.data, b.start + j)
             pc = advance(c.data, c.start + j)
             px = advance(aux.data, aux.start + j)
-            _wide(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
+            _columns_wide(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
             j += 8 * lanes
     while j < n:
+        half = n - j <= width // 2
+        pb = advance(b.data, b.start + j // width * b.strip)
+        first = init.start + j // width * init.strip
+        i = 0
+        while i < m:
+            pi = advance(init.data, first + i * init.row)
+            pa = advance(a.data, a.start + i)
+            pc = advance(c.data, c.start + i * c.row + j)
+            px = advance(aux.data, aux.start + i * aux.row + j)
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
+            left = m - i
+            if half and left >= 2 * TILE_ROWS:
+                _columns_half(mode, *tile)
+                i += 2 * TILE_ROWS
+            elif half and left >= 4:
+                _columns_half_four(mode, *tile)
+                i += 4
+            elif half:
+                _columns_half_one(mode, *tile)
+                i += 1
+            elif left >= TILE_ROWS and not TILE_ROWS < left <= TILE_ROWS + 4:
+                _columns_full(mode, *tile)
+                i += TILE_ROWS
+            elif left >= 5 and left != 8:
+                _columns_five(mode, *tile)
+                i += 5
+            elif left >= 4:
+                _columns_four(mode, *tile)
+                i += 4
+            elif left >= 2:
+                _columns_two(mode, *tile)
+                i += 2
+            else:
+                _columns_one(mode, *tile)
+                i += 1
+        j += width
+
+
+def _multiply_tiles(a, b, c, m, n, k, ending):
+    """c (m, n) := init + a (m, k) @ b (k, n), for matrices stored anyhow: touches no column beyond the n-th. The mode is
+    STORE."""
+    never_inline()
+    mode, init, aux, alpha, beta = ending
+    width = strip_width(c.data)
+    for j in range(0, n, width):
         columns = min(width, n - j)
         pb = advance(b.data, b.start + j // width * b.strip)
         first = init.start + j // width * init.strip
@@ -197,39 +238,20 @@ def _multiply_tiles(a, b, c, m, n, k, ending):
             pi = advance(init.data, first + i * init.row)
             pa = advance(a.data, a.start + i * a.row)
             pc = advance(c.data, c.start + i * c.row + j)
-            px = advance(aux.data, aux.start + i * aux.row + j)
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, pc, c.row, alpha, beta, columns
             left = m - i
-            if columns == width:
-                if left >= TILE_ROWS:
-                    _full(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
-                    i += TILE_ROWS
-                elif left >= 4:
-                    _four(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
-                    i += 4
-                elif left >= 2:
-                    _two(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
-                    i += 2
-                else:
-                    _one(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
-                    i += 1
+            if columns == width and left >= TILE_ROWS:
+                _any_full(mode, *tile)
+            elif columns == width:
+                _any_one(mode, *tile)
             elif left >= TILE_ROWS:
-                _full_edge(
-                    mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, columns
-                )
-                i += TILE_ROWS
-            elif left >= 2:
-                _two_edge(
-                    mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, columns
-                )
-                i += 2
+                _any_full_edge(mode, *tile)
             else:
-                _one_edge(
-                    mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, columns
-                )
-                i += 1
-        j += columns
+                _any_one_edge(mode, *tile)
+            i += TILE_ROWS if left >= TILE_ROWS else 1
 
 
 multiply = serial(_multiply_plain if config.DISABLE_JIT else _multiply_tiles)
 multiply_rows = serial(_multiply_plain if config.DISABLE_JIT else _multiply_rows_tiles)
+multiply_columns = serial(_multiply_plain if config.DISABLE_JIT else _multiply_columns_tiles)
 multiply_plain = serial(_multiply_plain)

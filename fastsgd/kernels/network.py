@@ -2,7 +2,8 @@
 
 All parameters are one flat vector. A layer is a row of integers: its sizes, its activation, and where its parameters
 lie. A kernel (n_in, n_out) lies row by row, except that a layer of at most `NARROW` outputs lies column by column
-(`TRANSPOSED`): its rows would be too short for the vector registers, its columns are not.
+(`TRANSPOSED`): its rows would be too short for the vector registers, its columns are not. What is stored as a row fills
+whole strips (`KERNEL_ROW`), as a bias does: no tile has an edge, and what is beyond the row stays zero.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.losses import default_parameters
 from fastsgd.kernels.matmul import Matrix, Panel, strip_width
 from fastsgd.kernels.tile import MOMENTUM, NESTEROV, UPDATE
-from fastsgd.kernels.vectors import TILE_ROWS
+from fastsgd.kernels.vectors import TILE_ROWS, TILE_VECTORS, VECTOR_BYTES
 
 # Columns of the layer table.
-N_IN, N_OUT, ACTIVATION, KERNEL, BIAS_START, TRANSPOSED = range(6)
+N_IN, N_OUT, ACTIVATION, KERNEL, BIAS_START, TRANSPOSED, KERNEL_ROW = range(7)
+_COLUMNS = 7
 NO_BIAS = -1
 NARROW = 15
 _LINE = 16  # parameters start on multiples of this many elements, so on cache lines
+_STRIP = max(_LINE, TILE_VECTORS * VECTOR_BYTES // 4)  # elements of a strip of float32; float64 has half
+# Rows this many elements apart would meet in few sets of the cache: products of 512 columns took 1.2 to 1.5 times as
+# long.
+_COLLIDING = 128
 
 # Columns of the table of packed kernels: where a layer's strips start, and how far they are apart.
 FORWARD, FORWARD_STRIP, BACKWARD, BACKWARD_STRIP = range(4)
@@ -67,7 +73,7 @@ SCRATCH_SIZE = (CHUNK_ROWS + SUMS_ROW) * TASK_ROWS  # elements of a thread's scr
 
 
 class Network(NamedTuple):
-    """What every kernel takes: parameters (1-D), layers (n_layers, 6) int64, and the input's shift and scale.
+    """What every kernel takes: parameters (1-D), layers (n_layers, 7) int64, and the input's shift and scale.
 
     Inputs enter as ``(x - shift) * scale``; both are empty where nothing is standardized.
     """
@@ -128,16 +134,19 @@ def layer_table(
     use_bias : sequence of bool
         Whether each layer has a bias.
     """
-    table = np.zeros((len(activations), 6), np.int64)
+    table = np.zeros((len(activations), _COLUMNS), np.int64)
     end = 0
     for row, n_in, n_out, activation, bias in zip(table, sizes[:-1], sizes[1:], activations, use_bias, strict=True):
-        end += -end % _LINE
+        transposed = n_out <= NARROW
+        rows, columns = (n_out, n_in) if transposed else (n_in, n_out)
+        long = columns + -columns % _STRIP
+        if long % _COLLIDING == 0 and rows > 1:
+            long += _LINE
         row[N_IN], row[N_OUT], row[ACTIVATION], row[KERNEL] = n_in, n_out, activation, end
-        row[TRANSPOSED] = n_out <= NARROW
-        end += n_in * n_out
-        end += -end % _LINE
+        row[TRANSPOSED], row[KERNEL_ROW] = transposed, long
+        end += rows * long + -(rows * long) % _STRIP
         row[BIAS_START] = end if bias else NO_BIAS
-        end += n_out if bias else 0
+        end += n_out + -n_out % _STRIP if bias else 0
     return table, end
 
 
@@ -153,7 +162,7 @@ def aligned_zeros(size, like):
 @small
 def layer_field(arena, layer, column):
     """An entry of the layer table."""
-    return arena.numbers[arena.numbers[LAYERS] + 6 * layer + column]
+    return arena.numbers[arena.numbers[LAYERS] + _COLUMNS * layer + column]
 
 
 @small
@@ -268,12 +277,10 @@ def _put_weight_tasks(layers, width, table):
 
 
 @inlined
-def _read_as_stored(row, like, width):
-    """Whether forward products can read a kernel and its bias in the parameters themselves: what follows a row may be
-    read with its last strip, and rows are so near to each other that neither cache sets nor page tables run short."""
-    n_in, n_out = row[N_IN], row[N_OUT]
-    end = max(row[KERNEL] + n_in * n_out, row[BIAS_START] + n_out)
-    return not row[TRANSPOSED] and n_out * like.itemsize < _FAR_ROWS and end + width <= like.size
+def _read_as_stored(row, like):
+    """Whether forward products can read a kernel and its bias in the parameters themselves: rows are so near to each
+    other that page tables do not run short."""
+    return not row[TRANSPOSED] and row[KERNEL_ROW] * like.itemsize < _FAR_ROWS
 
 
 @inlined
@@ -285,7 +292,7 @@ def _panel_table(layers, like, width):
         n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
         for column in range(4):
             panels[layer, column] = NOT_PACKED
-        if n_out > DOT_OUTPUTS and not _read_as_stored(layers[layer], like, width):
+        if n_out > DOT_OUTPUTS and not _read_as_stored(layers[layer], like):
             panels[layer, FORWARD], panels[layer, FORWARD_STRIP] = end, (n_in + 1) * width
             end += (n_out + width - 1) // width * (n_in + 1) * width
         if layer > 0:

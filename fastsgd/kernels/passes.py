@@ -32,6 +32,7 @@ from fastsgd.kernels.network import (
     FORWARD,
     FORWARD_STRIP,
     KERNEL,
+    KERNEL_ROW,
     LOSS_PARAMETERS,
     N_IN,
     N_LAYERS,
@@ -195,12 +196,14 @@ def _take_inputs(arena, rows, part):
 
 
 def _dot_forward_plain(a, parameters, kernel, bias, m, n, k, out):
-    """out (m, n) := a (m, k) @ kernel.T + bias, for a kernel stored (n, k): one dot product an output."""
+    """out (m, n) := a (m, k) @ kernel.T + bias, for a kernel (start, row stride) stored (n, k): one dot product an
+    output."""
+    start, stored = kernel
     for i in range(m):
         for j in range(n):
-            total = parameters[bias + j] if bias != NO_BIAS else parameters[kernel] * 0
+            total = parameters[bias + j] if bias != NO_BIAS else parameters[start] * 0
             for p in range(k):
-                total += a.data[a.start + i * a.row + p] * parameters[kernel + j * k + p]
+                total += a.data[a.start + i * a.row + p] * parameters[start + j * stored + p]
             out.data[out.start + i * out.row + j] = total
 
 
@@ -213,7 +216,7 @@ def _dot_forward_vectors(a, parameters, kernel, bias, m, n, k, out):
     """`_dot_forward_plain` with vectors along k, eight rows at a time."""
     never_inline()
     for j in range(n):
-        weights = advance(parameters, kernel + j * k)
+        weights = advance(parameters, kernel[0] + j * kernel[1])
         start = parameters[bias + j] if bias != NO_BIAS else like(weights[0], 0.0)
         i = 0
         while i < m:
@@ -244,14 +247,16 @@ def _layer_sums(arena, rows, part, in_place, layer, activation):
     a = rows_of(arena, OUTPUTS, layer, at)
     out = rows_of(arena, OUTPUTS, layer + 1, at)
     if n <= DOT_OUTPUTS:
-        kernel, bias = layer_field(arena, layer, KERNEL), layer_field(arena, layer, BIAS_START)
+        kernel = layer_field(arena, layer, KERNEL), layer_field(arena, layer, KERNEL_ROW)
+        bias = layer_field(arena, layer, BIAS_START)
         _dot_forward(a, arena.parameters, kernel, bias, m, n, k, out)
         return activation
     width = strip_width(arena.memory)
     zero = arena.memory[arena.numbers[ZEROS]]
     strip = panel_field(arena, layer, FORWARD_STRIP)
     if strip == NOT_PACKED:
-        kernel = Panel(arena.parameters, layer_field(arena, layer, KERNEL), n, width)
+        stored = layer_field(arena, layer, KERNEL_ROW)
+        kernel = Panel(arena.parameters, layer_field(arena, layer, KERNEL), stored, width)
         bias = zero_panel(arena)
         if layer_field(arena, layer, BIAS_START) != NO_BIAS:
             bias = Panel(arena.parameters, layer_field(arena, layer, BIAS_START), 0, width)

@@ -16,6 +16,10 @@ from numba.extending import intrinsic
 
 from fastsgd.kernels.vectors import I64, VECTOR_BYTES, Emitter, lane_mask
 
+# How a tile's left factor is stored: next to an element lies the next of its row, or of its column.
+ANYHOW, BY_ROWS, BY_COLUMNS = range(3)
+_STEPS = 4  # products of an accumulator in a turn of the loop
+
 # How a tile ends.
 STORE = 0  # c = acc
 RELU = 1  # c = max(acc, 0)
@@ -46,37 +50,72 @@ def _emit_prefetches(emit: Emitter, shape: tuple[int, int], c: Any, c_row: Any) 
             emit.prefetch(emit.at(row, I64(first // emit.size)), 1, 3)
 
 
-def _emit_products(
-    emit: Emitter, shape: tuple[int, int], start: list[list[Any]], operands: tuple[Any, ...]
-) -> list[list[Any]]:
-    """The loop over k; returns the accumulators (rows x vectors)."""
-    rows, vectors = shape
-    a, a_row, a_k, b, b_k, count = operands
-    builder = emit.builder
-    before = builder.block
-    loop = builder.append_basic_block("tile.k")
-    done = builder.append_basic_block("tile.done")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k = builder.phi(I64)
-    k.add_incoming(I64(0), before)
-    old = [[builder.phi(emit.vector) for _ in range(vectors)] for _ in range(rows)]
-    b_row = emit.at(b, builder.mul(k, b_k))
-    a_column = emit.at(a, builder.mul(k, a_k))
-    b_vectors = [emit.load(emit.at(b_row, I64(j * emit.lanes)), j) for j in range(vectors)]
+class _Factors(NamedTuple):
+    """The factors of a product: pointers to their first elements, and strides in elements."""
+
+    a: Any
+    a_row: Any
+    a_k: Any
+    b: Any
+    b_k: Any
+
+    def after(self, emit: Emitter, steps: int) -> _Factors:
+        """Those that are left after so many steps of k."""
+        builder = emit.builder
+        a = emit.at(self.a, builder.mul(self.a_k, I64(steps)))
+        return self._replace(a=a, b=emit.at(self.b, builder.mul(self.b_k, I64(steps))))
+
+
+def _emit_step(emit: Emitter, acc: list[list[Any]], factors: _Factors) -> list[list[Any]]:
+    """The accumulators after the products of one k."""
+    b_vectors = [emit.load(emit.at(factors.b, I64(j * emit.lanes)), j) for j in range(len(acc[0]))]
     new = []
-    for i in range(rows):
-        a_value = emit.scalar(emit.at(a_column, builder.mul(a_row, I64(i))))
-        new.append([emit.fma(a_value, b_vectors[j], old[i][j]) for j in range(vectors)])
-    following = builder.add(k, I64(1))
-    k.add_incoming(following, loop)
-    for i in range(rows):
-        for j in range(vectors):
-            old[i][j].add_incoming(start[i][j], before)
-            old[i][j].add_incoming(new[i][j], loop)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-    builder.position_at_end(done)
+    for i, row in enumerate(acc):
+        a_value = emit.scalar(emit.at(factors.a, emit.builder.mul(factors.a_row, I64(i))))
+        new.append([emit.fma(a_value, b_vector, old) for b_vector, old in zip(b_vectors, row, strict=True)])
     return new
+
+
+def _emit_loop(
+    emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, steps: int
+) -> tuple[list[list[Any]], _Factors]:
+    """`count` turns of so many steps each: the accumulators, and the factors that are left."""
+    builder = emit.builder
+    before, head, body, done = builder.block, *(builder.append_basic_block(f"tile.k{steps}") for _ in range(3))
+    builder.branch(head)
+    builder.position_at_end(head)
+
+    def changing(first: Any) -> Any:
+        phi = builder.phi(first.type)
+        phi.add_incoming(first, before)
+        return phi
+
+    turn = changing(I64(0))
+    here = factors._replace(a=changing(factors.a), b=changing(factors.b))
+    old = [[changing(value) for value in row] for row in acc]
+    builder.cbranch(builder.icmp_signed("<", turn, count), body, done)
+    builder.position_at_end(body)
+    new = old
+    for step in range(steps):
+        new = _emit_step(emit, new, here.after(emit, step))
+    following = here.after(emit, steps)
+    turn.add_incoming(builder.add(turn, I64(1)), body)
+    here.a.add_incoming(following.a, body)
+    here.b.add_incoming(following.b, body)
+    for old_row, new_row in zip(old, new, strict=True):
+        for phi, value in zip(old_row, new_row, strict=True):
+            phi.add_incoming(value, body)
+    builder.branch(head)
+    builder.position_at_end(done)
+    return old, here
+
+
+def _emit_products(emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any) -> list[list[Any]]:
+    """The sum over k, several steps a turn: whatever is no multiply-add counts on cores that are shared."""
+    turns = emit.builder.sdiv(count, I64(_STEPS))
+    acc, factors = _emit_loop(emit, acc, factors, turns, _STEPS)
+    left = emit.builder.sub(count, emit.builder.mul(turns, I64(_STEPS)))
+    return _emit_loop(emit, acc, factors, left, 1)[0]
 
 
 class _Place(NamedTuple):
@@ -178,12 +217,13 @@ def _emit_end(
     builder.position_at_end(finish)
 
 
-def make_tile(rows: int, vectors: int, ends: tuple[int, ...], *, masked: bool = False) -> Any:
+def make_tile(rows: int, vectors: int, ends: tuple[int, ...], stored: int = ANYHOW, *, masked: bool = False) -> Any:
     """An intrinsic for one tile of `rows` x (`vectors` x lanes), float32 or float64 by its pointers.
 
     ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns)``: pointers
-    to the first elements, strides in elements, `count` products (at least one). `ends` are the modes it knows. A masked
-    tile touches only the first `columns` columns of init, b, c and aux.
+    to the first elements, strides in elements, `count` products. `ends` are the modes it knows, `stored` says which
+    stride of a is one, whatever is given: addresses of a known stride cost no instructions. A masked tile touches only
+    the first `columns` columns of init, b, c and aux.
     """
 
     @intrinsic
@@ -203,7 +243,8 @@ def make_tile(rows: int, vectors: int, ends: tuple[int, ...], *, masked: bool = 
             if UPDATE in ends:
                 _emit_prefetches(emit, (rows, vectors), c, c_row)
             start = _emit_start(emit, (rows, vectors), init, init_row)
-            acc = _emit_products(emit, (rows, vectors), start, (a, a_row, a_k, b, b_k, count))
+            a_row, a_k = I64(1) if stored == BY_COLUMNS else a_row, I64(1) if stored == BY_ROWS else a_k
+            acc = _emit_products(emit, start, _Factors(a, a_row, a_k, b, b_k), count)
             _emit_end(emit, acc, mode, ends, (c, c_row, aux, aux_row), (alpha, beta))
             return context.get_dummy_value()
 

@@ -12,7 +12,7 @@ from numba import config
 
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.machine import advance, lanes_of, never_inline, view
-from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, strip_width
+from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_columns, strip_width
 from fastsgd.kernels.network import (
     ALL_BIAS,
     BACKWARD,
@@ -24,6 +24,7 @@ from fastsgd.kernels.network import (
     FORWARD_STRIP,
     GRADIENTS,
     KERNEL,
+    KERNEL_ROW,
     MOMENTUM_RATE,
     N_IN,
     N_LAYERS,
@@ -158,7 +159,7 @@ def pack_task(arena, task):
         start, stored, rectangle = layer_field(arena, layer, BIAS_START), 0, (0, 1, 0, layer_field(arena, layer, N_OUT))
         along, along_strip, across, across_strip = forward, forward_strip, 0, NOT_PACKED
     else:
-        start, stored = layer_field(arena, layer, KERNEL), _stored(arena, layer)[1]
+        start, stored = layer_field(arena, layer, KERNEL), layer_field(arena, layer, KERNEL_ROW)
         along, along_strip, across, across_strip = forward + width, forward_strip, backward, backward_strip
         if layer_field(arena, layer, TRANSPOSED):
             along, along_strip, across, across_strip = across, across_strip, along, along_strip
@@ -213,7 +214,7 @@ def _gradient_task(arena, velocity, mode, worker, m, task):
     layer = task_field(arena, task, TASK_LAYER)
     first, last, left, right = _rectangle(arena, task)
     is_bias = first == ALL_BIAS
-    stored = _stored(arena, layer)[1]
+    stored = layer_field(arena, layer, KERNEL_ROW)
     start, height, across = layer_field(arena, layer, KERNEL) + first * stored + left, last - first, right - left
     if is_bias:
         start, height, across = layer_field(arena, layer, BIAS_START), 1, layer_field(arena, layer, N_OUT)
@@ -234,7 +235,7 @@ def _gradient_task(arena, velocity, mode, worker, m, task):
         out, ending = target, _update(arena, velocity, mode, init, start, stored)
         if begin + k < m:
             out, ending = sums, Ending(STORE, init, sums, zero, zero)
-        multiply(a, b, out, height, across, k, ending)
+        multiply_columns(a, b, out, height, across, k, ending)
 
 
 @inlined
@@ -247,7 +248,7 @@ def group_gradient(arena, at, m, group, is_first, first_part):
     for part in range(first_part, 2 * arena.numbers[N_LAYERS]):
         layer = part // 2
         height, across = _stored(arena, layer)
-        start = base + layer_field(arena, layer, KERNEL)
+        start, stored = base + layer_field(arena, layer, KERNEL), layer_field(arena, layer, KERNEL_ROW)
         a, b = _factors(arena, layer, at, 0, 0)
         if part % 2 == 1:
             if layer_field(arena, layer, BIAS_START) == NO_BIAS:
@@ -255,11 +256,11 @@ def group_gradient(arena, at, m, group, is_first, first_part):
             height, across = 1, layer_field(arena, layer, N_OUT)
             start = base + layer_field(arena, layer, BIAS_START)
             a, b = _bias_factors(arena, layer, at)
-        sums = Matrix(arena.memory, start, across, 1)
+        sums = Matrix(arena.memory, start, stored, 1)
         init = zero_panel(arena)
         if not is_first:
-            init = Panel(arena.memory, start, across, width)
-        multiply(a, b, sums, height, across, m, Ending(STORE, init, sums, zero, zero))
+            init = Panel(arena.memory, start, stored, width)
+        multiply_columns(a, b, sums, height, across, m, Ending(STORE, init, sums, zero, zero))
 
 
 @serial
@@ -287,10 +288,10 @@ def _grouped_task(arena, velocity, mode, groups, task):
     first, last, left, right = _rectangle(arena, task)
     at, count, stored, height = layer_field(arena, layer, BIAS_START), layer_field(arena, layer, N_OUT), 0, 1
     if first != ALL_BIAS:
-        stored = _stored(arena, layer)[1]
+        stored = layer_field(arena, layer, KERNEL_ROW)
         at, count, height = layer_field(arena, layer, KERNEL) + first * stored + left, right - left, last - first
-        if count == stored:
-            count, height = count * height, 1
+        if count == _stored(arena, layer)[1]:
+            count, height = stored * height, 1
     settings = arena.numbers[SETTINGS]
     rate, momentum = arena.memory[settings + RATE], arena.memory[settings + MOMENTUM_RATE]
     gradients = advance(arena.memory, arena.numbers[GRADIENTS])

@@ -174,14 +174,14 @@ class Sequential:
 
     def views(self, vector: NDArray[np.floating]) -> dict[str, NDArray[np.floating]]:
         """Writable views of a flat vector that is laid out like the parameters, by their names."""
-        from fastsgd.kernels.network import BIAS_START, KERNEL, N_IN, N_OUT, NO_BIAS, TRANSPOSED
+        from fastsgd.kernels.network import BIAS_START, KERNEL, KERNEL_ROW, N_IN, N_OUT, NO_BIAS, TRANSPOSED
 
         views: dict[str, NDArray[np.floating]] = {}
         for index, row in enumerate(self._built().layers.tolist()):
-            n_in, n_out, start = row[N_IN], row[N_OUT], row[KERNEL]
-            kernel = vector[start : start + n_in * n_out]
-            kernel = kernel.reshape(n_out, n_in).T if row[TRANSPOSED] else kernel.reshape(n_in, n_out)
-            views[f"dense_{index}/kernel"] = kernel
+            n_in, n_out, start, long = row[N_IN], row[N_OUT], row[KERNEL], row[KERNEL_ROW]
+            rows, columns = (n_out, n_in) if row[TRANSPOSED] else (n_in, n_out)
+            kernel = vector[start : start + rows * long].reshape(rows, long)[:, :columns]
+            views[f"dense_{index}/kernel"] = kernel.T if row[TRANSPOSED] else kernel
             if row[BIAS_START] != NO_BIAS:
                 views[f"dense_{index}/bias"] = vector[row[BIAS_START] : row[BIAS_START] + n_out]
         return views
