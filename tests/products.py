@@ -5,7 +5,16 @@ from numba import njit
 
 from fastsgd.kernels import tile
 from fastsgd.kernels.machine import pointer
-from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply, multiply_columns, multiply_plain, multiply_rows, strip_width
+from fastsgd.kernels.matmul import (
+    Ending,
+    Matrix,
+    Panel,
+    multiply,
+    multiply_columns,
+    multiply_plain,
+    multiply_rows,
+    strip_width,
+)
 
 # Arrays as [flat memory, start, stride from row to row, stride from column to column or from strip to strip].
 
@@ -62,6 +71,12 @@ def rows_stored(array, spare, *, whole_strips=False):
     inside[:, columns:long] = 7
     inside[:, :columns] = array
     return memory, (3, long + spare, 1)
+
+
+def columns_stored(array, spare):
+    """(memory, place): the array column by column in a larger one, with `spare` elements between columns."""
+    memory, (first, column, _) = rows_stored(array.T, spare)
+    return memory, (first, 1, column)
 
 
 def strips_stored(array, *, spare=0):

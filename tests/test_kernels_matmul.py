@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from numba import njit
-from products import KERNELS, expected, rows_stored, strips_stored, view_of, width_of
+from products import KERNELS, columns_stored, expected, rows_stored, strips_stored, view_of, width_of
 
 from fastsgd.kernels import tile, vectors
 from fastsgd.kernels.machine import lanes_of, pointer
@@ -42,10 +42,12 @@ def check(found, wanted, dtype, k, about):
 @pytest.mark.parametrize("kernel", ["multiply", "multiply_plain"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spare", [0, 5])
-def test_every_mode_and_shape(kernel, dtype, spare):
-    """Products for gradients touch no column beyond the last."""
+@pytest.mark.parametrize("down", [False, True])
+def test_every_shape(kernel, dtype, spare, down):
+    """Products of matrices stored anyhow, the left factor read down its columns or not, touch no column beyond the
+    last."""
     rng, width = np.random.default_rng(0), width_of(dtype)
-    modes = tile.WEIGHT_ENDS if kernel == "multiply" else ALL_MODES
+    modes = (tile.STORE,) if kernel == "multiply" else ALL_MODES
     for (m, n, k), mode, start in itertools.product(SHAPES, modes, ("zero", "row", "rows")):
         a, b, init, c, aux = drawn(rng, dtype, (m, k), (k, n), (m, n), (m, n), (m, n))
         if start == "zero":
@@ -58,11 +60,9 @@ def test_every_mode_and_shape(kernel, dtype, spare):
         else:
             memory, (first, row, _) = rows_stored(init, spare)
             init_stored = memory, (first, row, width)
-        down, (first, row, _) = rows_stored(a.T, spare)  # read down its columns, as for gradients
-        a_stored = down, (first, 1, row)
         b_memory, (first, row, _) = rows_stored(b, spare)
         stored = [
-            a_stored,
+            columns_stored(a, spare) if down else rows_stored(a, spare),
             (b_memory, (first, row, width)),
             init_stored,
             rows_stored(c, spare),
@@ -76,22 +76,31 @@ def test_every_mode_and_shape(kernel, dtype, spare):
         assert [np.isnan(memory).sum() for memory, _ in stored] == around, "wrote outside the matrix"
 
 
-@pytest.mark.parametrize("kernel", ["multiply_rows", "multiply_plain"])
+@pytest.mark.parametrize("kernel", ["multiply_rows", "multiply_columns", "multiply_plain"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_rows_in_every_mode_and_shape(kernel, dtype):
-    """Products for rows write whole strips, half ones in half tiles, and nothing beyond."""
+def test_whole_strips_in_every_mode_and_shape(kernel, dtype):
+    """Products for rows and for gradients write whole strips, half ones in half tiles, and nothing beyond."""
     rng, width = np.random.default_rng(1), width_of(dtype)
     columns = {1, 3, width // 2, width // 2 + 1, width - 1, width, width + 1, 2 * width + width // 2, 3 * width}
-    rates = dtype(0), dtype(0)
+    columns |= {4 * width, 9 * width + 1}  # of a single row, several strips go at once
+    modes = {"multiply_rows": tile.ROW_ENDS, "multiply_columns": tile.WEIGHT_ENDS}.get(kernel, ALL_MODES)
+    rates = dtype(RATES[0]), dtype(RATES[1])
     for m, n in itertools.product(ROWS, sorted(columns)):
-        for mode, k, one_init in itertools.product(tile.ROW_ENDS, (1, 7), (True, False)):
+        for mode, k, one_init in itertools.product(modes, (1, 4, 7), (True, False)):
             a, b, init, c, aux = drawn(rng, dtype, (m, k), (k, n), (m, n), (m, n), (m, n))
             init_memory, (first, row, strip) = strips_stored(init[:1] if one_init else init, spare=3)
+            b_stored = strips_stored(b, spare=4)
+            if kernel == "multiply_columns":
+                b_memory, (first_of_b, b_row, _) = rows_stored(b, 2, whole_strips=True)
+                b_stored = b_memory, (first_of_b, b_row, width)
+            if kernel == "multiply_columns" and not one_init:
+                init_memory, (first, row, _) = rows_stored(init, 1, whole_strips=True)
+                strip = width
             if one_init:
                 init[:], row = init[0], 0
             stored = [
-                rows_stored(a, 2),
-                strips_stored(b, spare=4),
+                columns_stored(a, 2) if kernel == "multiply_columns" else rows_stored(a, 2),
+                b_stored,
                 (init_memory, (first, row, strip)),
                 rows_stored(c, 3, whole_strips=True),
                 rows_stored(aux, 1, whole_strips=True),
@@ -99,7 +108,7 @@ def test_rows_in_every_mode_and_shape(kernel, dtype):
             around = [np.isnan(memory).sum() for memory, _ in stored]
             KERNELS[kernel](mode, *zip(*stored, strict=True), (m, n, k), rates)
             found = view_of(stored[3], m, n), view_of(stored[4], m, n)
-            check(found, expected(mode, a, b, init, c, aux, 0, 0), dtype, k, (m, n, k, mode, one_init))
+            check(found, expected(mode, a, b, init, c, aux, *RATES), dtype, k, (m, n, k, mode, one_init))
             assert [np.isnan(memory).sum() for memory, _ in stored] == around, "wrote outside the rows"
 
 
@@ -126,27 +135,23 @@ def test_a_sum_does_not_depend_on_its_tile():
     zeros, rates = (np.zeros(8 * width, np.float32), NO_PANEL), (np.float32(0), np.float32(0))
 
     def product(kernel, m, n, i, j):
-        out = np.zeros((23, 41 + width), np.float32)
-        c = out.reshape(-1), (i * (41 + width) + j, 41 + width, 1)
-        right = b.reshape(-1), (j, 41, width)
-        if kernel == "multiply_rows":
-            right = strips_stored(b[:, j : j + n])
-        stored = [(a.reshape(-1), (i * 300, 300, 1)), right, zeros, c, c]
+        left = a[i : i + m]
+        right, (first, row, _) = rows_stored(b[:, j : j + n], 0, whole_strips=True)
+        out = rows_stored(np.zeros((m, n), np.float32), 0, whole_strips=True)
+        stored = [
+            columns_stored(left, 0) if kernel == "multiply_columns" else rows_stored(left, 0),
+            (right, (first, row, width)),
+            zeros,
+            out,
+            out,
+        ]
         KERNELS[kernel](tile.STORE, *zip(*stored, strict=True), (m, n, 300), rates)
-        return out[i : i + m, j : j + n]
+        return view_of(out, m, n)
 
     whole = product("multiply", 23, 41, 0, 0)
-    for kernel in ("multiply", "multiply_rows"):
-        for m, n, i, j in [
-            (23, 41, 0, 0),
-            (1, 1, 22, 40),
-            (5, 7, 3, 11),
-            (23, 1, 0, 16),
-            (1, 41, 9, 0),
-            (6, 16, 17, 25),
-        ]:
-            if kernel == "multiply" or i + m < 23:  # whole strips: of the last row they would end beyond the memory
-                np.testing.assert_array_equal(product(kernel, m, n, i, j), whole[i : i + m, j : j + n])
+    for kernel in ("multiply", "multiply_rows", "multiply_columns"):
+        for m, n, i, j in PARTS:
+            np.testing.assert_array_equal(product(kernel, m, n, i, j), whole[i : i + m, j : j + n])
 
 
 @njit

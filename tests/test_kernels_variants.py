@@ -82,7 +82,7 @@ def compiled_for(features, code, tmp_path, **variables):
     """(shape of a tile, counts of registers zmm and instructions fmla) by product and dtype. Nothing of it is run."""
     out = run(["-c", code, features], NUMBA_CACHE_DIR=str(tmp_path), **variables)
     shape, *found = out.strip(";\n").split(";")
-    assert len(found) == 4
+    assert len(found) == 6
     return shape, [[int(count) for count in line.split(",")[2:]] for line in found]
 
 

@@ -224,10 +224,10 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
 
 
 def _multiply_tiles(a, b, c, m, n, k, ending):
-    """c (m, n) := init + a (m, k) @ b (k, n), for matrices stored anyhow: touches no column beyond the n-th. The mode is
-    STORE."""
+    """c (m, n) := init + a (m, k) @ b (k, n), for matrices stored anyhow: touches no column beyond the n-th. The mode
+    is STORE."""
     never_inline()
-    mode, init, aux, alpha, beta = ending
+    mode, init, _, alpha, beta = ending
     width = strip_width(c.data)
     for j in range(0, n, width):
         columns = min(width, n - j)

@@ -36,7 +36,7 @@ _COLLIDING = 128
 # Columns of the table of packed kernels: where a layer's strips start, and how far they are apart.
 FORWARD, FORWARD_STRIP, BACKWARD, BACKWARD_STRIP = range(4)
 NOT_PACKED = -1
-_FAR_ROWS = 4096  # bytes from row to row of a kernel from which forward products read it packed
+FAR_ROWS = 4096  # bytes from row to row, about a page, from which a matrix is read packed
 DOT_OUTPUTS = 2  # up to so many outputs are dot products with the kernel as it is stored
 
 # Columns of the table of weight tasks: a layer, and a rectangle of its kernel as it is stored (ALL_BIAS: its bias).
@@ -67,7 +67,7 @@ TASK_ROWS = 96  # rows of a kernel that one task updates at most: whole tiles an
 _SMALL_TASK_ROWS = 48 if TILE_ROWS > 6 else 24
 _LARGE_KERNEL = 2**18  # elements from which a task has all its rows, as its columns then are read from far away
 BLOCK_ROWS = 16 if TILE_ROWS <= 6 else 2 * TILE_ROWS  # rows of the smallest blocks, and of those a loss is summed over
-CHUNK_ROWS = 256  # rows whose products are summed before the next are read, in long sums
+CHUNK_ROWS = 192  # rows whose products are summed before the next are read, in long sums
 SUMS_ROW = MAX_TASK_COLUMNS + 16  # from row to row of sums in scratch memory; no power of two
 SCRATCH_SIZE = (CHUNK_ROWS + SUMS_ROW) * TASK_ROWS  # elements of a thread's scratch memory
 
@@ -280,7 +280,7 @@ def _put_weight_tasks(layers, width, table):
 def _read_as_stored(row, like):
     """Whether forward products can read a kernel and its bias in the parameters themselves: rows are so near to each
     other that page tables do not run short."""
-    return not row[TRANSPOSED] and row[KERNEL_ROW] * like.itemsize < _FAR_ROWS
+    return not row[TRANSPOSED] and row[KERNEL_ROW] * like.itemsize < FAR_ROWS
 
 
 @inlined

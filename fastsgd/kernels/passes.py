@@ -244,18 +244,17 @@ def _layer_sums(arena, rows, part, in_place, layer, activation):
         return activation
     at, m = part.at, part.m
     n, k = layer_field(arena, layer, N_OUT), layer_field(arena, layer, N_IN)
+    stored = layer_field(arena, layer, KERNEL_ROW)
     a = rows_of(arena, OUTPUTS, layer, at)
     out = rows_of(arena, OUTPUTS, layer + 1, at)
     if n <= DOT_OUTPUTS:
-        kernel = layer_field(arena, layer, KERNEL), layer_field(arena, layer, KERNEL_ROW)
-        bias = layer_field(arena, layer, BIAS_START)
-        _dot_forward(a, arena.parameters, kernel, bias, m, n, k, out)
+        place = layer_field(arena, layer, KERNEL), stored
+        _dot_forward(a, arena.parameters, place, layer_field(arena, layer, BIAS_START), m, n, k, out)
         return activation
     width = strip_width(arena.memory)
     zero = arena.memory[arena.numbers[ZEROS]]
     strip = panel_field(arena, layer, FORWARD_STRIP)
     if strip == NOT_PACKED:
-        stored = layer_field(arena, layer, KERNEL_ROW)
         kernel = Panel(arena.parameters, layer_field(arena, layer, KERNEL), stored, width)
         bias = zero_panel(arena)
         if layer_field(arena, layer, BIAS_START) != NO_BIAS:

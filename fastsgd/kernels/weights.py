@@ -20,6 +20,7 @@ from fastsgd.kernels.network import (
     BIAS_START,
     CHUNK_ROWS,
     DELTAS,
+    FAR_ROWS,
     FORWARD,
     FORWARD_STRIP,
     GRADIENTS,
@@ -56,9 +57,9 @@ from fastsgd.kernels.network import (
 )
 from fastsgd.kernels.tile import MOMENTUM, STORE, UPDATE
 from fastsgd.kernels.updates import momentum_update_serial, nesterov_update_serial, sgd_update_serial
-from fastsgd.kernels.vectors import copy_strip_row, transpose_square
+from fastsgd.kernels.vectors import VECTOR_BYTES, copy_strip_row, transpose_square
 
-_WORTH_PACKING = 128  # columns of a rectangle from which copying its inputs together pays
+_WORTH_PACKING = 128  # columns of a rectangle from which copying inputs together pays that lie far apart
 
 
 def _copy_across_plain(parameters, start, stored, rectangle, packed, place):
@@ -226,7 +227,7 @@ def _gradient_task(arena, velocity, mode, worker, m, task):
     for begin in range(0, m, chunk):
         k = min(chunk, m - begin)
         a, b = _bias_factors(arena, layer, begin) if is_bias else _factors(arena, layer, begin, first, left)
-        if across >= _WORTH_PACKING and not is_bias:
+        if across >= _WORTH_PACKING and a.col * VECTOR_BYTES >= FAR_ROWS * lanes_of(a.data):
             pack_columns(a, height, k, arena.memory, scratch)
             a = Matrix(arena.memory, scratch, 1, TASK_ROWS)
         init = zero_panel(arena)
