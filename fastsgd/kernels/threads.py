@@ -24,7 +24,7 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
 
 # Floating-point operations of a step below which a second thread costs more than it gives, and those of a whole call
 # that pay for starting a thread.
-WORK_WORTH_THREADS = 1_000_000
+WORK_WORTH_THREADS = 400_000
 _WORK_WORTH_STARTING = 20_000_000
 _RETRY_CALLS = 16
 
