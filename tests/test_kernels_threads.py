@@ -131,6 +131,43 @@ def test_workers_that_come_late_or_not_at_all_are_not_waited_for(late, serial_bi
         assert bits() == wanted, case
 
 
+_ANYWHERE = """
+import sys, threading
+from fastsgd.kernels.threads import share
+def interrupted(at):
+    returned, done, inside = 0, [], set()
+    def work(index):
+        try:
+            inside.add(index)
+            done.append(sum(range(3000)))
+        finally:
+            inside.discard(index)
+    def interrupt(frame, event, argument):  # after a call of C, as Python handles signals
+        nonlocal returned
+        returned += event == "c_return"
+        if returned == at:
+            raise KeyboardInterrupt
+    sys.setprofile(interrupt)
+    try:
+        share(work, 3)
+        assert len(done) == 3
+    except KeyboardInterrupt:
+        pass
+    sys.setprofile(None)
+    assert not inside, "a thread still works"
+    return returned >= at
+at = 1
+while interrupted(at):
+    at += 1
+print(at > 50)
+"""
+
+
+def test_an_interrupt_anywhere_is_one_and_nobody_goes_on():
+    done = subprocess.run([sys.executable, "-c", _ANYWHERE], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 def test_predictions_of_plain_threads_have_the_bits_of_one():
     for case in CASES:
         sizes, hidden, last, loss, batch, use_bias, rows = case

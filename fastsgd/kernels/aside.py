@@ -37,22 +37,29 @@ def stop_with(event: threading.Event) -> None:
     _stop.set(event)
 
 
-def interruptible(work: Callable[[], Any]) -> Any:
-    """What `work` returns. The wait for it ends with an interrupt on the main thread, on others with their event."""
-    stop = _stop.get()
-    if stop is None and threading.current_thread() is not threading.main_thread():
-        return work()
+def started(thread: threading.Thread) -> bool:
+    """Start a thread; False where the system has none for it."""
     handled = sys.exception()
-    # Not a Future: an interrupt may leave its lock, which is taken in Python, taken for ever.
-    results: queue.SimpleQueue[_Result] = queue.SimpleQueue()
-    thread = threading.Thread(target=_do, args=(work, results), name="fastsgd-compiler", daemon=True)
-    _threads.add(thread)  # first, as an interrupt may come while it starts
     try:
         require_thread()
         thread.start()
     except RuntimeError as error:
         if error.__context__ not in (None, handled):  # an interrupt of the wait for the start
             raise error.__context__ from None
+        return False
+    return True
+
+
+def interruptible(work: Callable[[], Any]) -> Any:
+    """What `work` returns. The wait for it ends with an interrupt on the main thread, on others with their event."""
+    stop = _stop.get()
+    if stop is None and threading.current_thread() is not threading.main_thread():
+        return work()
+    # Not a Future: an interrupt may leave its lock, which is taken in Python, taken for ever.
+    results: queue.SimpleQueue[_Result] = queue.SimpleQueue()
+    thread = threading.Thread(target=_do, args=(work, results), name="fastsgd-compiler", daemon=True)
+    _threads.add(thread)  # first, as an interrupt may come while it starts
+    if not started(thread):
         _threads.discard(thread)
         return work()
     value, raised = _first(results, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,8 +12,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastsgd.kernels.aside import stop_with
-from fastsgd.kernels.host import cpu_limits, require_thread
+from fastsgd.kernels.aside import started, stop_with
+from fastsgd.kernels.host import cpu_limits
 from fastsgd.kernels.jit import Kernel
 
 # A thread that waits at the end of a parallel region spins first and sleeps later. GNU OpenMP spins for milliseconds,
@@ -125,6 +126,8 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
     """
     failures: list[BaseException] = []
     stop = threading.Event()
+    begun: list[int] = []
+    ended: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def run(index: int) -> None:
         try:
@@ -134,33 +137,31 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
             stop.set()
 
     def run_beside(index: int) -> None:
-        stop_with(stop)
-        run(index)
+        begun.append(index)  # before the look at `stop`: of the two, whoever comes second sees the first
+        try:
+            if not stop.is_set():
+                stop_with(stop)
+                run(index)
+        finally:
+            ended.put(index)
 
     others: list[threading.Thread] = []
     try:
         for index in range(1, threads):
-            thread = threading.Thread(target=run_beside, args=(index,), name="fastsgd-worker")
-            require_thread()
-            thread.start()
+            # A daemon: an interrupt of the wait for its start may leave a lock taken that it waits for, for ever.
+            thread = threading.Thread(target=run_beside, args=(index,), name="fastsgd-worker", daemon=True)
+            if not started(thread):
+                break
             others.append(thread)
-    except RuntimeError as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # of the wait for a thread's start
-            stop.set()
-            raise error.__context__ from None
-    except BaseException:
-        stop.set()
-        raise
-    for index in (0, *range(1 + len(others), threads)):
-        run(index)
-    try:
+        for index in (0, *range(1 + len(others), threads)):
+            run(index)
         for thread in others:
             thread.join()
     finally:
-        # An interrupt ends the first wait, but nothing may go on while others still write.
+        # An interrupt ends the wait, or the starting, but nothing may go on while others still write.
         stop.set()
-        for thread in others:
-            thread.join()
+        for _ in range(len(begun)):
+            ended.get()
     if failures:
         raise failures[0]
 
