@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -95,21 +95,15 @@ def make_check(name: str) -> Callable[..., Any]:
 
 def check_all(name: str, step: int, threads: int) -> tuple[float, float]:
     """The largest distance over every step-th float32, and its argument."""
-    check, found = make_check(name), [(0.0, 0.0)]
+    check = make_check(name)
     check(np.zeros(1, np.float32), np.zeros(1, np.float32))
 
-    def run(thread: int) -> None:
-        out = np.empty(CHUNK, np.float32)
-        for first in range(thread * CHUNK * step, PATTERNS, threads * CHUNK * step):
-            patterns = np.arange(first, min(PATTERNS, first + CHUNK * step), step, np.uint64).astype(np.uint32)
-            found.append(check(patterns.view(np.float32), out[: len(patterns)]))
+    def run(first: int) -> tuple[float, float]:
+        patterns = np.arange(first, min(PATTERNS, first + CHUNK * step), step, np.uint64).astype(np.uint32)
+        return check(patterns.view(np.float32), np.empty(len(patterns), np.float32))
 
-    workers = [threading.Thread(target=run, args=(thread,)) for thread in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return max(found)
+    with ThreadPoolExecutor(threads) as pool:
+        return max(pool.map(run, range(0, PATTERNS, CHUNK * step)))
 
 
 def main() -> int:

@@ -80,6 +80,28 @@ def test_dense_layer(forward, backward, dtype):
 
 
 @pytest.mark.parametrize("suffix", ["", "_serial"])
+@pytest.mark.parametrize("units", [20, 50, 512])
+def test_dense_kernels_take_the_kernels_of_a_model(suffix, units):
+    """Whose rows have gaps between them."""
+    rng = np.random.default_rng(0)
+    kernel, bias = fs.Sequential([fs.Dense(units)], input_dim=10).parameters.values()
+    x, out, grad = rng.standard_normal((9, 10)).astype(np.float32), *np.ones((2, 9, units), np.float32)
+    getattr(kernels, f"dense_forward{suffix}")(x, kernel, bias, kernels.LINEAR, out)
+    np.testing.assert_allclose(out, x @ kernel + bias, rtol=1e-5, atol=1e-5)
+    grads = np.empty_like(x), np.empty((10, units), np.float32), np.empty_like(bias)
+    getattr(kernels, f"dense_backward{suffix}")(x, kernel, out, kernels.LINEAR, grad, *grads)
+    np.testing.assert_allclose(grads[0], np.ones((9, units), np.float32) @ kernel.T, rtol=1e-4, atol=1e-4)
+
+
+def test_dense_forward_refuses_a_kernel_stored_by_columns():
+    kernel, bias = fs.Sequential([fs.Dense(3)], input_dim=10).parameters.values()
+    with pytest.raises(ValueError, match="ascontiguousarray"):
+        kernels.dense_forward_serial(
+            np.ones((2, 10), np.float32), kernel, bias, kernels.LINEAR, np.ones((2, 3), np.float32)
+        )
+
+
+@pytest.mark.parametrize("suffix", ["", "_serial"])
 def test_updates(suffix):
     rng = np.random.default_rng(0)
     param, grad, velocity = rng.standard_normal((3, 1001))

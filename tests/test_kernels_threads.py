@@ -134,6 +134,7 @@ def test_workers_that_come_late_or_not_at_all_are_not_waited_for(late, serial_bi
 _ANYWHERE = """
 import sys, threading
 from fastsgd.kernels.threads import share
+runs = []
 def interrupted(at):
     returned, done, inside = 0, [], set()
     def work(index):
@@ -155,10 +156,15 @@ def interrupted(at):
         pass
     sys.setprofile(None)
     assert not inside, "a thread still works"
+    runs.append((done, len(done)))
     return returned >= at
 at = 1
 while interrupted(at):
     at += 1
+for thread in threading.enumerate():
+    if thread is not threading.main_thread() and thread.is_alive():
+        thread.join(10)
+assert all(len(done) == then for done, then in runs), "a thread began when nobody waited any more"
 print(at > 50)
 """
 

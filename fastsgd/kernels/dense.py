@@ -16,6 +16,16 @@ _BLOCK_ROWS = 4 * TILE_ROWS
 
 
 @inlined
+def _require_rows(weight):
+    """Raise ValueError unless the elements of a row lie next to each other."""
+    if weight.shape[1] > 1 and weight.strides[1] != weight.itemsize:
+        raise ValueError(
+            "the weight's rows must each lie in one piece, and this one is stored column by column, as the kernel of a "
+            "layer of up to 15 outputs in Sequential.parameters; give np.ascontiguousarray(weight)"
+        )
+
+
+@inlined
 def _matrix(array, first):
     """A C-contiguous 2-D array from row `first` on, as a Matrix."""
     return Matrix(pointer(array, 0), first * array.shape[1], array.shape[1], 1)
@@ -23,8 +33,8 @@ def _matrix(array, first):
 
 @inlined
 def _panel(array):
-    """A C-contiguous 2-D array as the right factor of a product."""
-    return Panel(pointer(array, 0), 0, array.shape[1], strip_width(array))
+    """A 2-D array whose rows lie in one piece each, as the right factor of a product."""
+    return Panel(pointer(array, 0), 0, array.strides[0] // array.itemsize, strip_width(array))
 
 
 @inlined
@@ -44,12 +54,19 @@ def _dense_forward(x, weight, bias, activation, out):
     ----------
     x : array (rows, n_in)
     weight : array (n_in, n_out)
+        There may be gaps between its rows, as between those of the kernels in `Sequential.parameters`.
     bias : array (n_out,)
     activation : int
         An activation code of `fastsgd.kernels`.
     out : array (rows, n_out)
-        Overwritten. All arrays are C-contiguous and of one dtype, float32 or float64.
+        Overwritten. All other arrays are C-contiguous, and all of one dtype, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        For a weight that is stored column by column.
     """
+    _require_rows(weight)
     rows = x.shape[0]
     size = _BLOCK_ROWS
     for block in prange((rows + size - 1) // size):
@@ -78,7 +95,7 @@ def _weight_grad_rows(x, grad_out, grad_weight, first, rows):
     result = _matrix(grad_weight, first)
     columns = Matrix(pointer(x, 0), first, 1, x.shape[1])
     n_rows, n_out = grad_out.shape
-    zeros = np.zeros(8 * strip_width(grad_out), grad_out.dtype)
+    zeros = np.zeros(strip_width(grad_out), grad_out.dtype)
     nothing = Panel(pointer(zeros, 0), 0, 0, 0)
     multiply(columns, _panel(grad_out), result, rows, n_out, n_rows, Ending(STORE, nothing, result, zero, zero))
     keep(zeros)
@@ -91,6 +108,7 @@ def _dense_backward(x, weight, out, activation, grad_out, grad_x, grad_weight, g
     ----------
     x : array (rows, n_in)
     weight : array (n_in, n_out)
+        There may be gaps between its rows.
     out : array (rows, n_out)
         What `dense_forward` gave.
     activation : int
@@ -100,7 +118,7 @@ def _dense_backward(x, weight, out, activation, grad_out, grad_x, grad_weight, g
     grad_x : array (rows, n_in), or (0, 0) where it is not wanted
     grad_weight : array (n_in, n_out)
     grad_bias : array (n_out,)
-        The last three are overwritten. All arrays are C-contiguous and of one dtype, float32 or float64.
+        The last three are overwritten. All other arrays are C-contiguous, and all of one dtype, float32 or float64.
 
     Raises
     ------

@@ -117,15 +117,27 @@ _columns_half_four = make_tile(4, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
 _columns_half_one = make_tile(1, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
 _columns_wide = make_tile(1, 8, WEIGHT_ENDS, BY_COLUMNS)
 _any_full = make_tile(TILE_ROWS, TILE_VECTORS, (STORE,))
+_any_two = make_tile(2, TILE_VECTORS, (STORE,))
 _any_one = make_tile(1, TILE_VECTORS, (STORE,))
 _any_full_edge = make_tile(TILE_ROWS, TILE_VECTORS, (STORE,), masked=True)
+_any_two_edge = make_tile(2, TILE_VECTORS, (STORE,), masked=True)
 _any_one_edge = make_tile(1, TILE_VECTORS, (STORE,), masked=True)
+
+
+@small
+def _height(left):
+    """Rows of the next tile where so many are left: of fewer than eight chains only where no others will do."""
+    if left >= TILE_ROWS and left != 10 and not TILE_ROWS < left < TILE_ROWS + 4:
+        return TILE_ROWS
+    if left >= 5 and left != 6 and left != 8:
+        return 5
+    return 4 if left >= 4 else 2 if left >= 2 else 1
 
 
 def _multiply_rows_tiles(a, b, c, m, n, k, ending):
     """c (m, n) := init + a (m, k) @ b (k, n), ended as `ending` says, for rows on their way through the layers: the
-    modes are ROW_ENDS, and a is stored row by row. Writes, and reads, whole strips: every row of b, c, init and aux is
-    as long as a multiple of `strip_width`."""
+    modes are ROW_ENDS, and a is stored row by row. Writes, and reads, whole strips: every row of b, c, init and aux
+    reaches as far as its last strip."""
     never_inline()
     mode, init, aux, alpha, beta = ending
     width = strip_width(c.data)
@@ -150,22 +162,19 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
             elif half:
                 _rows_half_one(mode, *tile)
                 i += 1
-            # No tile of fewer than eight chains where tiles of four and five rows do without.
-            elif left >= TILE_ROWS and not TILE_ROWS < left <= TILE_ROWS + 4:
-                _rows_full(mode, *tile)
-                i += TILE_ROWS
-            elif left >= 5 and left != 8:
-                _rows_five(mode, *tile)
-                i += 5
-            elif left >= 4:
-                _rows_four(mode, *tile)
-                i += 4
-            elif left >= 2:
-                _rows_two(mode, *tile)
-                i += 2
             else:
-                _rows_one(mode, *tile)
-                i += 1
+                height = _height(left)
+                if height == TILE_ROWS:
+                    _rows_full(mode, *tile)
+                elif height == 5:
+                    _rows_five(mode, *tile)
+                elif height == 4:
+                    _rows_four(mode, *tile)
+                elif height == 2:
+                    _rows_two(mode, *tile)
+                else:
+                    _rows_one(mode, *tile)
+                i += height
 
 
 def _multiply_columns_tiles(a, b, c, m, n, k, ending):
@@ -205,21 +214,19 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
             elif half:
                 _columns_half_one(mode, *tile)
                 i += 1
-            elif left >= TILE_ROWS and not TILE_ROWS < left <= TILE_ROWS + 4:
-                _columns_full(mode, *tile)
-                i += TILE_ROWS
-            elif left >= 5 and left != 8:
-                _columns_five(mode, *tile)
-                i += 5
-            elif left >= 4:
-                _columns_four(mode, *tile)
-                i += 4
-            elif left >= 2:
-                _columns_two(mode, *tile)
-                i += 2
             else:
-                _columns_one(mode, *tile)
-                i += 1
+                height = _height(left)
+                if height == TILE_ROWS:
+                    _columns_full(mode, *tile)
+                elif height == 5:
+                    _columns_five(mode, *tile)
+                elif height == 4:
+                    _columns_four(mode, *tile)
+                elif height == 2:
+                    _columns_two(mode, *tile)
+                else:
+                    _columns_one(mode, *tile)
+                i += height
         j += width
 
 
@@ -239,16 +246,20 @@ def _multiply_tiles(a, b, c, m, n, k, ending):
             pa = advance(a.data, a.start + i * a.row)
             pc = advance(c.data, c.start + i * c.row + j)
             tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, pc, c.row, alpha, beta, columns
-            left = m - i
-            if columns == width and left >= TILE_ROWS:
+            height = TILE_ROWS if m - i >= TILE_ROWS else 2 if m - i >= 2 else 1
+            if height == TILE_ROWS and columns == width:
                 _any_full(mode, *tile)
+            elif height == TILE_ROWS:
+                _any_full_edge(mode, *tile)
+            elif height == 2 and columns == width:
+                _any_two(mode, *tile)
+            elif height == 2:
+                _any_two_edge(mode, *tile)
             elif columns == width:
                 _any_one(mode, *tile)
-            elif left >= TILE_ROWS:
-                _any_full_edge(mode, *tile)
             else:
                 _any_one_edge(mode, *tile)
-            i += TILE_ROWS if left >= TILE_ROWS else 1
+            i += height
 
 
 multiply = serial(_multiply_plain if config.DISABLE_JIT else _multiply_tiles)

@@ -29,8 +29,8 @@ NO_BIAS = -1
 NARROW = 15
 _LINE = 16  # parameters start on multiples of this many elements, so on cache lines
 _STRIP = max(_LINE, TILE_VECTORS * VECTOR_BYTES // 4)  # elements of a strip of float32; float64 has half
-# Rows this many elements apart would meet in few sets of the cache: products of 512 columns took 1.2 to 1.5 times as
-# long.
+# Rows of a kernel that are a multiple of so many elements apart would meet in few sets of the cache: products of 512
+# columns of float32 took 1.2 to 1.5 times as long.
 _COLLIDING = 128
 
 # Columns of the table of packed kernels: where a layer's strips start, and how far they are apart.

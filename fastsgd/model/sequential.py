@@ -163,8 +163,9 @@ class Sequential:
     def parameters(self) -> dict[str, NDArray[np.floating]]:
         """Writable views: "dense_0/kernel" (n_in, n_out), "dense_0/bias" (n_out,), ...
 
-        A model that standardizes has "standardize/mean" and "standardize/scale" (n_in,) too: inputs enter the first
-        layer as ``(x - mean) * scale``.
+        A kernel is not contiguous: its rows have gaps between them, and that of a layer of up to 15 outputs is stored
+        column by column. A model that standardizes has "standardize/mean" and "standardize/scale" (n_in,) too: inputs
+        enter the first layer as ``(x - mean) * scale``.
         """
         network = self._built()
         views: dict[str, NDArray[np.floating]] = {}

@@ -247,7 +247,7 @@ class Run:
                     self._display.advance(len(piece), loss)
                     if self._recorder is not None:
                         self._recorder.record(at.step)
-        if not np.isfinite(self._trainer.model.network.parameters).all():
+        if not all(np.isfinite(values).all() for values in self._trainer.model.parameters.values()):
             self._stop("the parameters are not finite after", before, -(-at.rows // self._batch_size))
 
     def _pieces(self, slab: Slab) -> Iterator[Slab]:
