@@ -13,7 +13,7 @@ WIDTHS = (1, 2, 10, 15, 16, 17, 50, 64, 128, 300, 512, 784, 2048)
 NETWORKS = [([10, 50, 7, 17, 1], 130), ([20, 300, 128, 5], 40), ([70, 530, 520, 33], 20)]
 
 
-@pytest.mark.parametrize(("n_in", "n_out"), itertools.product(WIDTHS, WIDTHS))
+@pytest.mark.parametrize(("n_in", "n_out"), list(itertools.product(WIDTHS, WIDTHS)))
 def test_rows_are_whole_lines_apart_and_do_not_collide(n_in, n_out):
     (first, second), length = layer_table([n_in, n_out, n_in], [0, 0], [True, False])
     rows, columns = (n_out, n_in) if first[TRANSPOSED] else (n_in, n_out)
