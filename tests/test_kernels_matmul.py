@@ -208,7 +208,7 @@ def test_a_kernel_is_copied_to_its_strips(shape, dtype):
 @pytest.mark.parametrize(
     ("features", "shape"),
     [
-        ({"avx512f", "avx2", "fma"}, (64, 12, 2)),
+        ({"avx512f", "avx2", "fma"}, (64, 6, 2)),
         ({"avx2", "fma"}, (32, 6, 2)),
         ({"neon"}, (16, 6, 4)),
         (set(), (16, 4, 2)),

@@ -20,7 +20,7 @@ from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.losses import default_parameters
 from fastsgd.kernels.matmul import Matrix, Panel, strip_width
 from fastsgd.kernels.tile import MOMENTUM, NESTEROV, UPDATE
-from fastsgd.kernels.vectors import TILE_ROWS, TILE_VECTORS, VECTOR_BYTES
+from fastsgd.kernels.vectors import TILE_VECTORS, VECTOR_BYTES
 
 # Columns of the layer table.
 N_IN, N_OUT, ACTIVATION, KERNEL, BIAS_START, TRANSPOSED, KERNEL_ROW = range(7)
@@ -64,9 +64,10 @@ MAX_THREADS = 64  # that work on one step; more would find nothing to do
 _GROUP_ROWS, _GROUPED_BATCH, _GROUPED_SIZE = 64, 128, 2**15
 _LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 32, 2**17
 TASK_ROWS = 96  # rows of a kernel that one task updates at most: whole tiles and strips
-_SMALL_TASK_ROWS = 48 if TILE_ROWS > 6 else 24
+# Whole tiles, and whole squares of vectors: a square that began in one task's rows would end in another's.
+_SMALL_TASK_ROWS = 48 if VECTOR_BYTES == 64 else 24
 _LARGE_KERNEL = 2**18  # elements from which a task has all its rows, as its columns then are read from far away
-BLOCK_ROWS = 16 if TILE_ROWS <= 6 else 2 * TILE_ROWS  # rows of the smallest blocks, and of those a loss is summed over
+BLOCK_ROWS = 16  # rows of the smallest blocks, and of those a loss is summed over
 CHUNK_ROWS = 192  # rows whose products are summed before the next are read, in long sums
 SUMS_ROW = MAX_TASK_COLUMNS + 16  # from row to row of sums in scratch memory; no power of two
 SCRATCH_SIZE = (CHUNK_ROWS + SUMS_ROW) * TASK_ROWS  # elements of a thread's scratch memory
