@@ -16,9 +16,9 @@ from data_files import ChunkByChunk, numbers_of, write_rows
 
 import fastsgd.data.loader as loader_module
 import fastsgd.data.stream as stream_module
-import fastsgd.kernels.threads as threads_module
 from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.loader import Loader
+from fastsgd.data.spent import Spent
 from fastsgd.data.stream import Stream
 from fastsgd.errors import DataError, MemoryBudgetError
 
@@ -38,8 +38,10 @@ def descriptors(folder):
     return sum(link.startswith(str(folder)) for link in links)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left(tmp_path):
+@pytest.fixture(autouse=True, params=[1, 64], ids=["beside", "in-turns"])
+def _nothing_is_left(tmp_path, request, monkeypatch):
+    """Whether rows are moved beside a consumer on one thread, or in turns with one that computes on all cores."""
+    monkeypatch.setitem(Loader.__init__.__kwdefaults__, "consumer_threads", request.param)
     yield
     assert threads() + threads("decoder") + threads("worker") == []
     assert descriptors(tmp_path) == 0
@@ -219,7 +221,8 @@ def test_an_error_waits_for_nobody(dataset):
         if len(seen) == 6:
             raise ZeroDivisionError("in the thread")
 
-    stream = Stream(Loader(dataset, batch_size=8, memory="60kB", shuffle=False, check_target=fail), 0)
+    options = {"shuffle": False, "check_target": fail, "consumer_threads": 1}
+    stream = Stream(Loader(dataset, batch_size=8, memory="60kB", **options), 0)
     for thread in threads():
         thread.join()
     assert len(stream.next().x) <= 5 * CHUNK
@@ -293,7 +296,7 @@ def test_an_epoch_uses_the_slabs_that_are_planned(dataset):
     slabs, waited = set(), loader.waited
     for slab in loader.epoch():
         slabs.add(slab.x.__array_interface__["data"][0])
-    assert len(slabs) == loader.plan.slabs
+    assert len(slabs) == (1 if loader.takes_turns else loader.plan.slabs)
     assert loader.waited > waited
 
 
@@ -304,15 +307,40 @@ def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuff
     expected = numbers_of(dataset.batches(8, **options))
     monkeypatch.setattr(loader_module, "_ROWS_A_THREAD", 1)
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    used, share = [], threads_module.share
+    monkeypatch.setattr(stream_module, "_ROWS_WORTH_HELP", 1)
+    used, move = set(), stream_module._move_pieces
 
-    def seen(work, threads, *arguments):
-        used.append(threads)
-        share(work, threads, *arguments)
+    def seen(thread, threads, *arguments):
+        used.add((threads, threading.current_thread() is threading.main_thread()))
+        move(thread, threads, *arguments)
 
-    monkeypatch.setattr(threads_module, "share", seen)
+    monkeypatch.setattr(stream_module, "_move_pieces", seen)
     assert numbers_of(dataset.batches(8, **options)).tolist() == expected.tolist()
-    assert max(used) == 3
+    assert {(3, True), (3, False)} <= used
+
+
+def test_what_threads_do_side_by_side_counts_as_once():
+    spent = Spent(threads=4)
+    with spent.side_by_side(2):
+        spent.add(reading=2.0)
+        spent.add(decoding=2.0, shared=True)
+    spent.add(reading=0.5)
+    assert spent.total() == {"reading": 1.5, "decoding": 0.5, "shuffling": 0.0}
+
+
+@pytest.mark.parametrize("start", [0, 1234, ROWS - 1])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_order_does_not_depend_on_who_moves_rows(dataset, shuffle, start, monkeypatch):
+    monkeypatch.setattr(stream_module, "_ROWS_WORTH_HELP", 1)
+    found = []
+    for consumer_threads in (1, 64):
+        options = {"memory": "60kB", "shuffle": shuffle, "consumer_threads": consumer_threads}
+        loader = Loader(dataset, batch_size=8, **options)
+        slabs = loader.epoch(1, start)
+        found.append(numbers_of((slab.x.copy(), slab.y.copy(), slab.weight.copy()) for slab in slabs))
+        assert loader.takes_turns == (consumer_threads == 64)
+    assert len(found[0]) == ROWS - start
+    assert found[0].tolist() == found[1].tolist()
 
 
 def test_epochs_one_after_the_other_and_at_once(dataset):

@@ -60,6 +60,16 @@ def test_a_streamed_run_is_repeatable_and_depends_on_nothing_but_its_budget(tabl
     assert run(STREAMED, 1) != run(STREAMED, 1, seed=1)
 
 
+def test_rows_are_moved_beside_training_only_where_it_leaves_a_core(table):
+    from fastsgd.kernels.threads import available_threads
+
+    dataset, cores = fs.HDF5Dataset(table[0], "X", "y"), available_threads(None)
+    whole, alone = (fs.Trainer(seed_model(input_dim=10), fs.SGD(0.05), "mse", threads=count) for count in (None, 1))
+    assert whole._loader(dataset, 256).takes_turns == (cores > 1)
+    assert not alone._loader(dataset, 256).takes_turns
+    assert not whole._loader(dataset, 1).takes_turns  # steps that are worth one thread
+
+
 def test_arrays_and_a_file_that_fits_give_the_same_bits(table):
     path, x, y = table
     bits = []

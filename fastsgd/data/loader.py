@@ -1,8 +1,10 @@
 """Rows from a dataset to the trainer: slabs of whole batches, shuffled, in a planned amount of memory.
 
 Data that fit are loaded once and drawn through a random permutation. Larger data pass through the swap window on a
-thread of their own, which reads, checks and exchanges while the consumer computes. That thread runs no parallel kernel,
-hands every error to the consumer, and ends with the iterator.
+thread of their own, which reads, checks and exchanges while the consumer computes; or, where the consumer computes on
+all cores, while it waits, with all of them: threads that meet at the end of each region of a step lose several times
+what a further thread takes from one of them. That thread runs no parallel kernel, hands every error to the consumer,
+and ends with the iterator.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ import itertools
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -38,6 +40,59 @@ def _where_they_lie(rows: Rows, dtype: np.dtype[Any]) -> Slab:
     assert x is not None
     none = np.empty((len(x), 0), dtype)
     return Slab(x, none if y is None else y, none.reshape(-1) if weight is None else weight[:, 0])
+
+
+def checked_batch_size(batch_size: int) -> int:
+    """The number of rows in a batch.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise DataError(f"batch_size is {batch_size!r}; it is a whole number from 1 on")
+    return int(batch_size)
+
+
+class Team(Protocol):
+    """Who waits for blocks that are being read."""
+
+    def room(self) -> int:
+        """How many blocks to read side by side; asked when these are on their way."""
+
+    def go_on(self) -> None:
+        """Called before each block; may raise."""
+
+    def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
+        """``work(i, n, *arguments)`` for each i below an n of at most `threads`."""
+
+
+class _Alone:
+    """A team of one, who reads block by block."""
+
+    def room(self) -> int:
+        return 1
+
+    def go_on(self) -> None:
+        pass
+
+    def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
+        work(0, 1, *arguments)
+
+
+def _take(
+    thread: int, threads: int, asked: Sequence[Callable[[], Rows]], go_on: Callable[[], None],
+    found: list[Rows | None], errors: dict[int, Exception],
+) -> None:  # fmt: skip
+    """A thread's share of rows that were asked for."""
+    for index in range(thread, len(asked), threads):
+        go_on()
+        try:
+            found[index] = asked[index]()
+        except Exception as error:
+            errors[index] = error
+            return
 
 
 class Loader:
@@ -64,10 +119,14 @@ class Loader:
         That gather rows which lie in memory; all, if not given.
     takes_order : bool
         Whether the consumer takes slabs that are all rows and an order, instead of gathered rows.
+    consumer_threads : int
+        Threads that the consumer computes on.
 
     Attributes
     ----------
     plan : MemoryPlan
+    takes_turns : bool
+        Whether rows are read and moved only while the consumer waits for them.
     waited : float
         Seconds that the consumer waited for rows.
     spent : Spent
@@ -94,9 +153,11 @@ class Loader:
         slab_limit: int | None = None,
         threads: int | None = None,
         takes_order: bool = False,
+        consumer_threads: int = 1,
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise DataError(f"batch_size is {batch_size!r}; it is a whole number from 1 on")
+        from fastsgd.kernels.threads import available_threads
+
+        batch_size = checked_batch_size(batch_size)
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise DataError(f"dtype is {np.dtype(dtype)}; batches are float32 or float64")
         self.dataset = dataset
@@ -108,7 +169,8 @@ class Loader:
         self._check = RowCheck(dataset, self.dtype, check_target)
         self._threads = threads
         self._takes_order = takes_order
-        self._batch_size = min(int(batch_size), dataset.n_rows)
+        self.takes_turns = 1 < consumer_threads >= available_threads(None)
+        self._batch_size = min(batch_size, dataset.n_rows)
         self._slab_limit = slab_limit
         self._arrays = dataset.held()
         self._arrays_are_checked = False
@@ -125,7 +187,7 @@ class Loader:
                 dataset.reading_bytes(self.blocks.widest) + picked,
                 dataset.decoder_bytes(),
             ),
-            batch_size=int(batch_size),
+            batch_size=batch_size,
             shuffle=shuffle,
             in_memory=self._arrays is not None,
             slab_limit=slab_limit,
@@ -205,17 +267,34 @@ class Loader:
     def read(self, reader: Reader, blocks: Iterable[Block], *, unchecked: bool = False) -> Iterator[Rows]:
         """The rows of each block, every value of them fit to be trained on unless `unchecked`, until the next are asked
         for. Some are read ahead of their turn."""
+        for rows in self.read_together(reader, blocks, _Alone(), unchecked=unchecked):
+            yield rows.pop()
+
+    def read_together(
+        self, reader: Reader, blocks: Iterable[Block], team: Team, *, unchecked: bool = False
+    ) -> Iterator[list[Rows]]:
+        """`read`, several blocks at a time: as many as the team has room for, but no more than leave as many on their
+        way. Of several errors that of the first block is raised."""
         asked: deque[Callable[[], Rows]] = deque()
-        remaining = iter(blocks)
+        remaining, most = iter(blocks), max(1, (1 + self.plan.blocks_ahead) // 2)
         while True:
             for block in itertools.islice(remaining, 1 + self.plan.blocks_ahead - len(asked)):
                 asked.append(request_block(reader, block, None if unchecked else partial(self._check, block)))
             if not asked:
                 return
-            rows = asked.popleft()()
-            yield rows
-            reader.give_back(rows)
-            del rows
+            found: list[Rows | None] = [None] * min(team.room(), most, len(asked))
+            errors: dict[int, Exception] = {}
+            taken = [asked.popleft() for _ in found]
+            team.together(_take, min(len(taken), self.threads()), taken, team.go_on, found, errors)
+            if errors:
+                taken.clear()  # whoever keeps the error must not keep rows with it
+                found.clear()
+                raise errors.pop(min(errors))
+            rows = [some for some in found if some is not None]
+            del taken, found
+            yield list(rows)
+            while rows:
+                reader.give_back(rows.pop())
 
     def _load(self) -> Rows:
         """All rows, in storage order and dtype."""

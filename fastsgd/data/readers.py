@@ -76,10 +76,11 @@ class HDF5Reader:
     def empty_rows(self, rows: int) -> Memory:
         """Memory for rows: that of earlier ones where there is enough of it, since to touch new memory takes about as
         long as to read into it."""
-        while self._spare:
-            outs = self._spare.pop()
-            if len(outs["x"]) >= rows:
-                return {name: out[:rows] for name, out in outs.items()}
+        with suppress(IndexError):  # none is left, maybe since another thread took it
+            while True:
+                outs = self._spare.pop()
+                if len(outs["x"]) >= rows:
+                    return {name: out[:rows] for name, out in outs.items()}
         return self._dataset.empty_rows(rows)
 
     def give_back(self, rows: Rows) -> None:

@@ -11,9 +11,10 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
 
 _END_SECONDS = 30  # that the end of a stream waits for its thread at most, which ends after the block it is reading
+_ROWS_WORTH_HELP = 1024  # of the consumer's thread, which is there
 _LOOK_SECONDS = 0.5  # how often a consumer that waits looks whether the thread still runs
 
 
@@ -62,15 +64,21 @@ class Slab:
 # are, the number of a part (0: x, 1: y, 2: weight), its rows, the position of the first of them among those emitted
 # together, and where they go.
 Move = Callable[[int, int, int, NDArray[np.generic], int, NDArray[np.floating]], None]
+_Piece = tuple[int, NDArray[np.generic], int, NDArray[np.floating]]  # what a `Move` is called with, after the threads
+
+
+Call = Callable[[], None]
 
 
 class _Between(NamedTuple):
     """What the two sides of a stream share: slabs to be filled (None: no more are wanted), those that are (None after
-    the last, or an error), and whether the consumer waits for one."""
+    the last, or an error), whether the consumer waits for one, and calls that it makes meanwhile: they come among the
+    slabs, and what became of them goes back (True: made)."""
 
     free: queue.SimpleQueue[Slab | None]
-    ready: queue.SimpleQueue[Slab | BaseException | None]
+    ready: queue.SimpleQueue[Slab | Call | BaseException | None]
     consumer_waits: threading.Event
+    made: queue.SimpleQueue[bool]
 
 
 class Stream:
@@ -79,15 +87,17 @@ class Stream:
     def __init__(self, loader: Loader, epoch: int, start: int = 0) -> None:
         from fastsgd.kernels.host import require_thread
 
-        self._between = between = _Between(queue.SimpleQueue(), queue.SimpleQueue(), threading.Event())
-        for _ in range(loader.plan.slabs):
+        queues = queue.SimpleQueue[Any](), queue.SimpleQueue[Any](), queue.SimpleQueue[Any]()
+        self._between = between = _Between(*queues[:2], threading.Event(), queues[2])
+        # With a single one it is filled while the consumer waits, and at no other time.
+        for _ in range(1 if loader.takes_turns else loader.plan.slabs):
             between.free.put(loader.empty_slab())
         self._current: Slab | None = None
         filler = _Filler(loader, epoch, start, between)
         self._thread = thread = threading.Thread(target=filler.run, name="fastsgd-loader", daemon=True)
         # Both also at the end of the interpreter, the second first: a thread that still read then would crash it.
         weakref.finalize(thread, _join, weakref.ref(thread))
-        self.close = weakref.finalize(self, _end, between.free, filler.stop, thread)
+        self.close = weakref.finalize(self, _end, between, filler.stop, thread)
         self._process = os.getpid()
         require_thread()
         thread.start()
@@ -111,20 +121,31 @@ class Stream:
         while True:
             runs = self._thread.is_alive()
             try:
-                return self._between.ready.get(timeout=_LOOK_SECONDS)
+                item = self._between.ready.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
                 if not runs:  # it had no memory even to say so
                     return MemoryError("the thread that reads has ended")
+                continue
+            if not callable(item):
+                return item
+            made = False
+            try:
+                item()
+                made = True
+            finally:
+                self._between.made.put(made)
 
     def give_back(self) -> None:
         """Let the slab be filled again."""
         if self._current is not None:
+            self._between.consumer_waits.set()  # at once: who fills it looks whether all cores are free
             self._between.free.put(self._current)
 
 
-def _end(free: queue.SimpleQueue[Slab | None], stop: threading.Event, thread: threading.Thread) -> None:
+def _end(between: _Between, stop: threading.Event, thread: threading.Thread) -> None:
     stop.set()
-    free.put(None)
+    between.free.put(None)
+    between.made.put(False)
     # The garbage collector may call from anywhere: from the thread itself, or with a lock that the thread waits for.
     if thread.is_alive() and thread is not threading.current_thread() and not _holds_a_lock():
         thread.join(_END_SECONDS)
@@ -149,7 +170,10 @@ class _StoppedError(Exception):
 
 
 class _Filler:
-    """The thread's side of a stream. Holds no reference to the stream, whose end it must not delay."""
+    """The thread's side of a stream. Holds no reference to the stream, whose end it must not delay.
+
+    It is the loader's `Team`: where the consumer waits, that one's thread takes part.
+    """
 
     def __init__(
         self,
@@ -194,30 +218,30 @@ class _Filler:
             else:
                 for rows in self._read_from(reader, np.arange(len(loader.blocks)), self._start):
                     self._emit(rows, _copy_rows)
-                    del rows
+                    rows.clear()
         loader.require_some(self._emitted)
         self._hand_over()
 
-    def _read(self, reader: Reader, blocks: Iterable[Block]) -> Iterator[Rows]:
-        def wanted() -> Iterator[Block]:
-            for block in blocks:
-                self._go_on()
-                yield block
+    def room(self) -> int:
+        """The blocks that the slab has room for, once the consumer waits for it, where the two take turns."""
+        if not self._loader.takes_turns:
+            return 1
+        room = len(self._free_slab().x) - self._filled
+        return max(1, -(-room // self._loader.blocks.largest))
 
-        return self._loader.read(reader, wanted())
-
-    def _read_from(self, reader: Reader, order: NDArray[np.int64], number: int) -> Iterator[Rows]:
-        """Rows of the blocks in some order, from the row of this number on."""
+    def _read_from(self, reader: Reader, order: NDArray[np.int64], number: int) -> Iterator[list[Rows]]:
+        """Rows of the blocks in some order, of some blocks at a time, from the row of this number on."""
         blocks = self._loader.blocks
         before = blocks.rows_before(order)
         first = int(np.searchsorted(before, number, side="right")) - 1
         skipped = number - int(before[first])
-        for rows in self._read(reader, (blocks[index] for index in order[first:])):
-            yield rows.each(operator.itemgetter(slice(skipped, None)))
+        for rows in self._loader.read_together(reader, (blocks[index] for index in order[first:]), self):
+            rows[0] = rows[0].each(operator.itemgetter(slice(skipped, None)))
+            yield rows
             skipped = 0
-            del rows
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Raise _StoppedError where the consumer has ended the epoch."""
         if self.stop.is_set():
             raise _StoppedError
 
@@ -232,7 +256,7 @@ class _Filler:
             self._refill(window, reader, order)
         for rows in self._read_from(reader, order, window.admitted):
             self._exchange(window, rows)
-            del rows  # gone before the next are asked for
+            rows.clear()  # gone before the next are asked for
         key, held = drain_key(loader.seed, epoch), window.held()
 
         def drain(
@@ -243,7 +267,7 @@ class _Filler:
             fill_order(0, 1, key, len(held.x), at + span.start, order)
             gather(0, 1, held[part], order, out[span])
 
-        self._emit(held, drain, max(0, self._start - window.exchanged))
+        self._emit([held], drain, max(0, self._start - window.exchanged))
 
     def _refill(self, window: Window, reader: Reader, order: NDArray[np.int64]) -> None:
         """Read what the window held after its exchanges, from the last row that came to the first.
@@ -265,15 +289,16 @@ class _Filler:
                 if not missing:
                     return
 
-        for rows in self._read(reader, wanted()):
+        for rows in self._loader.read(reader, wanted()):
+            self.go_on()
             window.put(rows, found.popleft())
             del rows
 
-    def _exchange(self, window: Window, rows: Rows) -> None:
-        """Emit what the rows of a block push out of the window."""
+    def _exchange(self, window: Window, blocks: list[Rows]) -> None:
+        """Emit what the rows of some blocks push out of the window."""
         from fastsgd.kernels.rows import exchange
 
-        rows = window.admit(rows)
+        blocks = [window.admit(rows) for rows in blocks]
         start = window.exchanged
 
         def swap(
@@ -281,31 +306,52 @@ class _Filler:
         ) -> None:
             exchange(thread, threads, window.rows[part], rows, out, window.key, start + at)
 
-        self._emit(rows, swap)
-        window.exchanged += len(rows.x)
+        self._emit(blocks, swap)
+        window.exchanged += sum(len(rows.x) for rows in blocks)
 
-    def _emit(self, rows: Rows, move: Move, at: int = 0) -> None:
-        """Append rows to the slabs, from the row `at` on.
+    def _free_slab(self) -> Slab:
+        """The slab that is being filled, maybe once the consumer has given it back."""
+        if self._slab is None:
+            self._slab = self._between.free.get()
+            self._filled = 0
+            if self._slab is None:
+                raise _StoppedError
+        return self._slab
+
+    def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
+        """``work(i, threads, *arguments)`` for each i below `threads`; for one alone, unless the consumer waits, whose
+        thread then takes part: it has a core, while the system may start a new one on this thread's."""
+        from fastsgd.kernels.threads import share
+
+        if threads == 1 or not (self._between.consumer_waits.is_set() and self._between.ready.empty()):
+            work(0, 1, *arguments)
+            return
+        with self._loader.spent.side_by_side(threads):
+            self._between.ready.put(partial(work, threads - 1, threads, *arguments))
+            try:
+                share(work, threads - 1, threads, *arguments)
+            finally:  # whatever comes of it here, nothing may be let go that the consumer's thread still works on
+                made = self._between.made.get()
+            if not made:
+                raise _StoppedError
+
+    def _emit(self, blocks: Sequence[Rows], move: Move, at: int = 0) -> None:
+        """Append the rows of some blocks, one after the other, to the slabs, from the row `at` on.
 
         On one thread, as the others compute; on all while these wait for rows.
         """
-        from fastsgd.kernels.threads import share
-
-        n, loader = len(rows.x), self._loader
+        n, loader = sum(len(rows.x) for rows in blocks), self._loader
         while at < n:
-            self._go_on()
-            if self._slab is None:
-                self._slab = self._between.free.get()
-                self._filled = 0
-                if self._slab is None:
-                    raise _StoppedError
-            slab = self._slab
+            self.go_on()
+            slab = self._free_slab()
             count = min(n - at, len(slab.x) - self._filled, self._passed_over or n)
             span = slice(self._filled, self._filled + count)
             outs = (slab.x[span], slab.y[span], slab.weight[span].reshape(-1, 1))
             begin = time.perf_counter()
-            workers = loader.workers(count) if self._between.consumer_waits.is_set() else 1
-            share(_move_some, workers, workers, move, rows, at, outs)
+            helped = min(loader.threads(), 2 if count >= _ROWS_WORTH_HELP else 1)
+            self.together(
+                _move_pieces, max(helped, loader.workers(count)), move, list(_pieces(blocks, at, count, outs))
+            )
             loader.spent.add(shuffling=time.perf_counter() - begin)
             at += count
             self._emitted += count
@@ -333,10 +379,23 @@ def _copy_rows(
     np.copyto(out[span], rows[span], casting="unsafe")
 
 
-def _move_some(
-    thread: int, threads: int, move: Move, rows: Rows, at: int, outs: tuple[NDArray[np.floating], ...]
-) -> None:
-    """A thread's share of what brings rows from `at` on into a slab."""
-    for part, (source, out) in enumerate(zip(rows, outs, strict=True)):
-        if source is not None:
-            move(thread, threads, part, source[at : at + len(out)], at, out)
+def _pieces(blocks: Sequence[Rows], first: int, count: int, outs: tuple[NDArray[np.floating], ...]) -> Iterator[_Piece]:
+    """What of some blocks, one after the other, are `count` rows from row `first` on."""
+    start = 0
+    for rows in blocks:
+        left, right = max(first, start), min(first + count, start + len(rows.x))
+        if left < right:
+            for part, (source, out) in enumerate(zip(rows, outs, strict=True)):
+                if source is not None:
+                    yield part, source[left - start : right - start], left, out[left - first : right - first]
+        start += len(rows.x)
+
+
+def _move_pieces(thread: int, threads: int, move: Move, pieces: Sequence[_Piece]) -> None:
+    """A thread's share of what brings rows into a slab.
+
+    Each begins with another part: rows that are neighbours in the slab share cache lines, which two threads that move
+    them at the same time take from each other, at half of the speed.
+    """
+    for piece in sorted(pieces, key=lambda piece: (piece[0] - thread) % len(Rows._fields)):
+        move(thread, threads, *piece)

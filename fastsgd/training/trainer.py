@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsgd.data import ArrayDataset, Dataset
-from fastsgd.data.loader import Loader
+from fastsgd.data.loader import Loader, checked_batch_size
 from fastsgd.data.plan import parse_memory
 from fastsgd.data.stream import Slab
 from fastsgd.errors import DataError, ModelError
@@ -244,16 +244,19 @@ class Trainer:
         return ""
 
     def _loader(self, dataset: Dataset, batch_size: int, **options: Any) -> Loader:
-        from fastsgd.kernels.threads import available_threads
+        from fastsgd.kernels.threads import available_threads, worth_threads
 
+        batch_size, threads = checked_batch_size(batch_size), available_threads(self.threads)
+        slab_limit = max(1, int(_SLAB_WORK / self._cost_per_row) * threads)
         return Loader(
             dataset,
             batch_size=batch_size,
             dtype=self.model.dtype,
             check_target=target_check(self.loss, self.model),
-            slab_limit=max(1, int(_SLAB_WORK / self._cost_per_row) * available_threads(self.threads)),
+            slab_limit=slab_limit,
             threads=self.threads,
             takes_order=True,
+            consumer_threads=worth_threads(self._cost_per_row * batch_size, slab_limit / batch_size, threads),
             **options,
         )
 
