@@ -121,7 +121,7 @@ def day(content: Results) -> str:
 
 
 def step_section(results: Results) -> list[str]:
-    """The main table, and that of one thread."""
+    """The main table, that of one thread, and that of another machine."""
     step = results["step"]
     # Such a run does not land in this folder by itself.
     partial = step["settings"].get("only") or step["settings"].get("quick")
@@ -140,6 +140,8 @@ def step_section(results: Results) -> list[str]:
             f"All held to one thread ({limits['multiply_add_gflops']:.0f} GFLOP/s, {limits['read_gbytes']:.0f} GB/s):",
             step_table(single),
         ]
+    if wide := results.get("step_avx512"):
+        parts += [f"On all cores of a machine with AVX-512, {day(wide)}: {machine(wide)}.", step_table(wide)]
     return parts
 
 

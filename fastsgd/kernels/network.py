@@ -64,8 +64,9 @@ MAX_THREADS = 64  # that work on one step; more would find nothing to do
 _GROUP_ROWS, _GROUPED_BATCH, _GROUPED_SIZE = 64, 128, 2**15
 _LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 32, 2**17
 TASK_ROWS = 96  # rows of a kernel that one task updates at most: whole tiles and strips
-# Whole tiles, and whole squares of vectors: a square that began in one task's rows would end in another's.
-_SMALL_TASK_ROWS = 48 if VECTOR_BYTES == 64 else 24
+# Those of small kernels, and of others that are not large: whole squares of vectors, as one that began in the rows of a
+# task would end in those of another, and few enough that two threads find as many. 28-300-300-2 lost a quarter with 96.
+_SMALL_TASK_ROWS, _USUAL_TASK_ROWS = 32 if VECTOR_BYTES == 64 else 24, 48
 _LARGE_KERNEL = 2**18  # elements from which a task has all its rows, as its columns then are read from far away
 BLOCK_ROWS = 16  # rows of the smallest blocks, and of those a loss is summed over
 CHUNK_ROWS = 192  # rows whose products are summed before the next are read, in long sums
@@ -246,7 +247,7 @@ def _task_shape(rows, columns, width):
     kernels are whole rows, so that what threads write does not interleave; of larger ones at most about 32 a layer."""
     if rows * columns <= 2**14 and columns <= MAX_TASK_COLUMNS:
         return _SMALL_TASK_ROWS, columns
-    height = TASK_ROWS if rows * columns >= _LARGE_KERNEL else 2 * _SMALL_TASK_ROWS
+    height = TASK_ROWS if rows * columns >= _LARGE_KERNEL else _USUAL_TASK_ROWS
     across = (columns + width - 1) // width
     wanted = max(1, min(across, 32 // ((rows + height - 1) // height), rows * columns // _TASK_SIZE))
     strips = (across + wanted - 1) // wanted
