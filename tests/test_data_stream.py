@@ -319,6 +319,25 @@ def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuff
     assert {(3, True), (3, False)} <= used
 
 
+def test_nothing_is_let_go_that_the_consumer_still_works_on(dataset, monkeypatch):
+    """Where the thread's own share fails, it waits for the consumer's before it closes what both use."""
+    monkeypatch.setattr(stream_module, "_ROWS_WORTH_HELP", 1)
+    ran_on = []
+
+    def seen(thread, workers, *arguments):
+        if threading.current_thread() is not threading.main_thread():
+            raise ZeroDivisionError("in the thread")
+        (filler,) = threads()
+        filler.join(0.2)
+        ran_on.append(filler.is_alive())
+
+    monkeypatch.setattr(stream_module, "_move_pieces", seen)
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 2)
+    with pytest.raises(ZeroDivisionError, match="in the thread"):
+        list(dataset.batches(8, memory="60kB"))
+    assert ran_on == [True]
+
+
 def test_what_threads_do_side_by_side_counts_as_once():
     spent = Spent(threads=4)
     with spent.side_by_side(2):

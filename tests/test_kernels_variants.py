@@ -59,6 +59,11 @@ if features == "+neon":  # no feature of x86-64: it only chooses the tile
     JITCPUCodegen.magic_tuple = lambda self: (*real(self)[:2], features)
 from fastsgd.kernels import vectors
 print(vectors.VECTOR_BYTES, vectors.TILE_ROWS, vectors.TILE_VECTORS, end=";")
+from fastsgd.kernels import network
+# The rows of a task are whole squares of a transpose: none reaches into those of another task, or the next strip.
+lanes = vectors.VECTOR_BYTES // 4
+for rows in (network._SMALL_TASK_ROWS, network._USUAL_TASK_ROWS, network.TASK_ROWS):
+    assert rows % lanes == 0, (rows, lanes)
 import products
 for element in (types.float32, types.float64):
     flat, place = types.Array(element, 1, "C"), types.UniTuple(types.int64, 3)

@@ -82,16 +82,19 @@ class _Alone:
 
 
 def _take(
-    thread: int, threads: int, asked: Sequence[Callable[[], Rows]], go_on: Callable[[], None],
-    found: list[Rows | None], errors: dict[int, Exception],
-) -> None:  # fmt: skip
-    """A thread's share of rows that were asked for."""
+    thread: int,
+    threads: int,
+    asked: Sequence[Callable[[], Rows]],
+    go_on: Callable[[], None],
+    outcomes: list[Rows | Exception | None],
+) -> None:
+    """A thread's share of rows that were asked for, up to the first that cannot be had."""
     for index in range(thread, len(asked), threads):
         go_on()
         try:
-            found[index] = asked[index]()
+            outcomes[index] = asked[index]()
         except Exception as error:
-            errors[index] = error
+            outcomes[index] = error
             return
 
 
@@ -282,16 +285,17 @@ class Loader:
                 asked.append(request_block(reader, block, None if unchecked else partial(self._check, block)))
             if not asked:
                 return
-            found: list[Rows | None] = [None] * min(team.room(), most, len(asked))
-            errors: dict[int, Exception] = {}
-            taken = [asked.popleft() for _ in found]
-            team.together(_take, min(len(taken), self.threads()), taken, team.go_on, found, errors)
-            if errors:
+            outcomes: list[Rows | Exception | None] = [None] * min(team.room(), most, len(asked))
+            taken = [asked.popleft() for _ in outcomes]
+            team.together(_take, min(len(taken), self.threads()), taken, team.go_on, outcomes)
+            rows = [one for one in outcomes if isinstance(one, Rows)]
+            error = next((one for one in outcomes if isinstance(one, Exception)), None)
+            outcomes.clear()
+            if error is not None:
                 taken.clear()  # whoever keeps the error must not keep rows with it
-                found.clear()
-                raise errors.pop(min(errors))
-            rows = [some for some in found if some is not None]
-            del taken, found
+                rows.clear()
+                raise error
+            del taken
             yield list(rows)
             while rows:
                 reader.give_back(rows.pop())

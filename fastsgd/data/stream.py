@@ -1,4 +1,4 @@
-"""One epoch through the swap window, filled by a thread that reads ahead of its consumer."""
+"""One epoch through the swap window, filled by a thread that reads ahead of its consumer, or in turns with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,18 +67,18 @@ Move = Callable[[int, int, int, NDArray[np.generic], int, NDArray[np.floating]],
 _Piece = tuple[int, NDArray[np.generic], int, NDArray[np.floating]]  # what a `Move` is called with, after the threads
 
 
-Call = Callable[[], None]
-
-
-class _Between(NamedTuple):
+@dataclass(frozen=True)
+class _Between:
     """What the two sides of a stream share: slabs to be filled (None: no more are wanted), those that are (None after
     the last, or an error), whether the consumer waits for one, and calls that it makes meanwhile: they come among the
     slabs, and what became of them goes back (True: made)."""
 
-    free: queue.SimpleQueue[Slab | None]
-    ready: queue.SimpleQueue[Slab | Call | BaseException | None]
-    consumer_waits: threading.Event
-    made: queue.SimpleQueue[bool]
+    free: queue.SimpleQueue[Slab | None] = field(default_factory=queue.SimpleQueue)
+    ready: queue.SimpleQueue[Slab | Callable[[], None] | BaseException | None] = field(
+        default_factory=queue.SimpleQueue
+    )
+    consumer_waits: threading.Event = field(default_factory=threading.Event)
+    made: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
 
 
 class Stream:
@@ -87,8 +87,7 @@ class Stream:
     def __init__(self, loader: Loader, epoch: int, start: int = 0) -> None:
         from fastsgd.kernels.host import require_thread
 
-        queues = queue.SimpleQueue[Any](), queue.SimpleQueue[Any](), queue.SimpleQueue[Any]()
-        self._between = between = _Between(*queues[:2], threading.Event(), queues[2])
+        self._between = between = _Between()
         # With a single one it is filled while the consumer waits, and at no other time.
         for _ in range(1 if loader.takes_turns else loader.plan.slabs):
             between.free.put(loader.empty_slab())
