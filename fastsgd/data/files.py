@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from fastsgd.data.chunks import Layout, NotDirectError, filters_of, find_bytes, find_layout
 from fastsgd.data.compressors import is_of_plugin
 from fastsgd.data.conventions import is_transposed
+from fastsgd.data.helpers import Job
 from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.data.spent import Spent
 from fastsgd.data.transfer import Direct, Placement, Source, ThroughHDF5, Work
@@ -76,7 +76,7 @@ class OpenFile:
         self._layouts = layouts
         self._spent = spent
         self._sources: dict[str, Source] = {}
-        self._jobs: set[Future[None]] = set()
+        self._jobs: set[Job] = set()
 
     def sources(self) -> Iterator[Source]:
         """All that is read."""
@@ -105,14 +105,14 @@ class OpenFile:
             return None
         return Direct(descriptor, layout, [], self._spent)
 
-    def started(self, job: Future[None]) -> Future[None]:
+    def started(self, job: Job) -> Job:
         """Let the file stay open until a job has ended."""
         self._jobs = {other for other in self._jobs if not other.done()} | {job}
         return job
 
     def close(self) -> None:
-        # One that was cancelled with its pool counts as unfinished to `wait`.
-        wait([job for job in self._jobs if not job.cancelled()])
+        for job in self._jobs:
+            job.wait()
         self._sources.clear()
         self._stack.close()
 

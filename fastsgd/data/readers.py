@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +14,7 @@ from numpy.typing import NDArray
 from fastsgd.data.blocks import Check, Rows
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.files import OpenFile
+from fastsgd.data.helpers import Helpers, Job
 from fastsgd.data.schema import READ_ERRORS
 from fastsgd.data.spent import Spent
 from fastsgd.data.transfer import JOB_BYTES, Work
@@ -30,36 +26,22 @@ if TYPE_CHECKING:
 # Files that stay open for reading. To open one takes as long as to read a block; blocks come from all files in turn.
 # More than blocks are ever read ahead: the files of those must stay open.
 OPEN_FILES = 32
-_NICENESS = 10
 
 Memory = dict[str, NDArray[np.generic]]
 
 
-def yield_to_others() -> None:
-    """Lower the priority of this thread, where a thread has one of its own.
-
-    Threads that read have slabs to spare, while those that compute wait for each other at the end of each region: on
-    two cores a streamed epoch of the seed network took 1.4 times the epoch in memory without this, and 1.1 times with
-    it.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
-
 class HDF5Reader:
-    """Reads rows of the files of a dataset, decoding them in threads of its own; one alone is that which waits."""
+    """Reads rows of the files of a dataset, decoding them on several threads, of which one is that which waits."""
 
     def __init__(self, dataset: HDF5Dataset, threads: int, spent: Spent) -> None:
         self._dataset = dataset
         self._spent = spent
         self._open: dict[int, OpenFile] = {}  # the one used last comes last
         self._spare: list[Memory] = []  # of rows that were given back
-        self._pool = ThreadPoolExecutor(threads, "fastsgd-decoder", yield_to_others) if threads > 1 else None
+        self._helpers = Helpers(threads)
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._helpers.close()
         while self._open:
             self._open.popitem()[1].close()
 
@@ -99,7 +81,7 @@ class HDF5Reader:
             for source in file.sources():
                 source.read(first, last, work)
         take = partial(self._take, outs, stop - start)
-        return _Reading(self._dataset, index, (first, last), file, work, take, check).start(self._pool)
+        return _Reading(self._dataset, index, (first, last), file, work, take, check).start(self._helpers)
 
     def _take(self, outs: Memory, rows: int) -> Rows:
         outs.update(self.empty_rows(rows))
@@ -129,24 +111,21 @@ class _Reading:
         self._check = check
         self._left = itertools.count(0)
 
-    def start(self, pool: ThreadPoolExecutor | None) -> Callable[[], Rows]:
+    def start(self, helpers: Helpers) -> Callable[[], Rows]:
         """Let others decode; what is returned does the rest and waits for them."""
-        from fastsgd.kernels.host import require_thread
-
         jobs = self._work.decoding
-        started: list[Future[None]] = []
-        if jobs and pool is None:
+        started: list[Job] = []
+        if not helpers:
             self._work.reading.extend(jobs)
-        elif jobs and pool is not None:
+        elif jobs:
             self._rows = self._take()
             size = sum(part.nbytes for part in self._rows if part is not None)
             # Each is worth a thread as far as its dataset knows; of many narrow ones, several together are.
             together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
             shares = [jobs[at : at + together] for at in range(0, len(jobs), together)]
             self._left = itertools.count(len(shares), -1)
-            require_thread()
-            started = [self._file.started(pool.submit(copy_context().run, self._do, *share)) for share in shares]
-        return partial(self._result, started)
+            started = [self._file.started(helpers.hand_over(partial(self._do, *share))) for share in shares]
+        return partial(self._result, helpers, started)
 
     def _do(self, *jobs: Callable[[], None]) -> None:
         for job in jobs:
@@ -156,7 +135,7 @@ class _Reading:
             assert self._rows is not None
             self._rows = self._check(self._rows)
 
-    def _result(self, started: list[Future[None]]) -> Rows:
+    def _result(self, helpers: Helpers, started: list[Job]) -> Rows:
         with _explained(self._dataset, self._index, *self._span):
             try:
                 # Memory that nobody else writes to is taken only now: that of the block before, still in cache.
@@ -164,7 +143,7 @@ class _Reading:
                     self._rows = self._take()
                 self._do(*self._work.reading)
                 for job in started:
-                    job.result()
+                    helpers.finish(job)
             finally:  # what has changed may be why it cannot be read
                 self._dataset.require_unchanged(self._index, self._file)
         return self._rows

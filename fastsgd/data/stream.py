@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.blocks import Block, Reader, Rows
+from fastsgd.data.helpers import yield_to_others
 from fastsgd.data.order import block_order, drain_key
-from fastsgd.data.readers import yield_to_others
 from fastsgd.data.window import Window
 from fastsgd.errors import DataError
 

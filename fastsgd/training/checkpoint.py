@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastsgd.data.readers import yield_to_others
+from fastsgd.data.helpers import yield_to_others
 from fastsgd.errors import CheckpointError
 from fastsgd.training.checkpoint_folder import CheckpointFolder
 from fastsgd.training.snapshots import Position, Snapshot
