@@ -7,7 +7,7 @@ from fastsgd.data.order import as_seed, block_order, drain_key, exchange_key, sp
 from fastsgd.errors import DataError
 from fastsgd.kernels.random import permutation, permuted, random_below, random_bits, stream_key
 from fastsgd.kernels.rows import exchange, fill_order, first_nonfinite, gather
-from fastsgd.kernels.threads import share
+from fastsgd.kernels.sharing import share
 
 WORD = 0xFFFF_FFFF_FFFF_FFFF
 

@@ -293,11 +293,19 @@ def test_an_error_that_is_kept_keeps_no_rows(tmp_path):
 
 def test_an_epoch_uses_the_slabs_that_are_planned(dataset):
     loader = Loader(dataset, batch_size=8, memory="60kB")
-    slabs, waited = set(), loader.waited
+    slabs, rows, waited = set(), set(), loader.waited
     for slab in loader.epoch():
         slabs.add(slab.x.__array_interface__["data"][0])
-    assert len(slabs) == (1 if loader.takes_turns else loader.plan.slabs)
+        rows.add(len(slab))
+    together = loader.plan.slabs if loader.takes_turns else 1
+    assert len(slabs) * together == loader.plan.slabs
+    assert max(rows) == loader.plan.slab_rows * together
     assert loader.waited > waited
+
+
+def test_slabs_hold_whole_batches_and_no_more_than_is_wanted(dataset):
+    loader = Loader(dataset, batch_size=8, memory="60kB", slab_limit=20)
+    assert {len(slab) for slab in loader.epoch()} == {16}
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

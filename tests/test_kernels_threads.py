@@ -14,8 +14,8 @@ from steps import GROUPS, optimizer_state, problem, source_of
 from fastsgd.kernels.crew import COUNTERS, TASKS_DONE, finish_task, take_task, wait_for_tasks
 from fastsgd.kernels.machine import pointer
 from fastsgd.kernels.network import MAX_THREADS
+from fastsgd.kernels.sharing import share
 from fastsgd.kernels.step import forward_slab_serial, forward_worker, start_slab, train_slab_serial, train_worker
-from fastsgd.kernels.threads import share
 
 CASES = [
     ([10, 64, 64, 1], "relu", "linear", "mse", 32, True, 500),
@@ -133,7 +133,8 @@ def test_workers_that_come_late_or_not_at_all_are_not_waited_for(late, serial_bi
 
 _ANYWHERE = """
 import sys, threading
-from fastsgd.kernels.threads import share
+from contextlib import nullcontext
+from fastsgd.kernels.sharing import keep_threads, share
 runs = []
 def interrupted(at):
     returned, done, inside = 0, [], set()
@@ -150,8 +151,10 @@ def interrupted(at):
             raise KeyboardInterrupt
     sys.setprofile(interrupt)
     try:
-        share(work, 3)
-        assert len(done) == 3
+        with {context}():
+            share(work, 3)
+            share(work, 3)
+        assert len(done) == 6
     except KeyboardInterrupt:
         pass
     sys.setprofile(None)
@@ -169,8 +172,10 @@ print(at > 50)
 """
 
 
-def test_an_interrupt_anywhere_is_one_and_nobody_goes_on():
-    done = subprocess.run([sys.executable, "-c", _ANYWHERE], capture_output=True, text=True, check=False, timeout=120)
+@pytest.mark.parametrize("context", ["nullcontext", "keep_threads"])
+def test_an_interrupt_anywhere_is_one_and_nobody_goes_on(context):
+    program = _ANYWHERE.replace("{context}", context)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 

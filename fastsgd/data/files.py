@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from fastsgd.data.chunks import Layout, NotDirectError, filters_of, find_bytes, find_layout
 from fastsgd.data.compressors import is_of_plugin
 from fastsgd.data.conventions import is_transposed
-from fastsgd.data.helpers import Job
 from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.data.spent import Spent
 from fastsgd.data.transfer import Direct, Placement, Source, ThroughHDF5, Work
+
+if TYPE_CHECKING:
+    from fastsgd.kernels.sharing import Job
 
 _SAMPLE_BYTES = 1 << 20
 

@@ -10,6 +10,10 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from fastsgd.kernels.sharing import Job
 
 _NICENESS = 10
 
@@ -26,57 +30,7 @@ def yield_to_others() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
-class Job:
-    """What was handed over, and what became of it.
-
-    Not a Future: an interrupt may leave its lock, which is taken in Python, taken for ever.
-    """
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work: Callable[[], None] | None = work
-        self._error: BaseException | None = None
-        self._unfinished = threading.Lock()
-        self._unfinished.acquire()
-
-    def done(self) -> bool:
-        """Whether it has ended, or will never begin."""
-        return not self._unfinished.locked()
-
-    def wait(self) -> None:
-        """Wait until it is done."""
-        with self._unfinished:
-            pass
-
-    def result(self) -> None:
-        """Wait until it is done, and raise what it raised."""
-        self.wait()
-        error, self._error = self._error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # whose traceback has this frame
-
-    def do(self) -> None:
-        """Do it. Raises what interrupts the thread; errors are for whoever asks for the result."""
-        assert self._work is not None
-        try:
-            self._work()
-        except BaseException as error:
-            self._error = error
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self.drop()
-            del self  # else the error's traceback would have this frame, and so the job, and so the error
-
-    def drop(self) -> None:
-        """Let it be done, maybe without having begun."""
-        self._work = None  # whoever keeps the job, or its error, must not keep what it worked on
-        self._unfinished.release()
-
-
-_Queue = queue.SimpleQueue[Job | None]  # None ends a thread
+_Queue: TypeAlias = "queue.SimpleQueue[Job | None]"  # None ends a thread
 
 
 class Helpers:
@@ -104,6 +58,8 @@ class Helpers:
 
     def hand_over(self, work: Callable[[], None]) -> Job:
         """Let some thread do a job, in the caller's context."""
+        from fastsgd.kernels.sharing import Job
+
         self._start_threads()
         context = copy_context()
         job = Job(lambda: context.run(work))
@@ -122,10 +78,11 @@ class Helpers:
 
         while len(self._threads) < self._wanted:
             thread = threading.Thread(target=_help, args=(self._queue,), name="fastsgd-decoder", daemon=True)
+            self._threads.append(thread)  # first, as an interrupt may come while it starts
             if not started(thread):
+                self._threads.pop()
                 self._wanted = max(1, len(self._threads))
                 return
-            self._threads.append(thread)
 
 
 def _do_next(jobs: _Queue) -> bool:
@@ -160,5 +117,5 @@ def _close(jobs: _Queue, threads: list[threading.Thread]) -> None:
     for _ in threads:
         jobs.put(None)
     for thread in threads:
-        if thread is not threading.current_thread():  # where the garbage collector calls
+        if thread.is_alive() and thread is not threading.current_thread():  # where the garbage collector calls
             thread.join()

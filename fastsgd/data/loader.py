@@ -248,9 +248,16 @@ class Loader:
         found = {"seed": self.seed, "shuffle": self.shuffle, "window_rows": self.plan.window_rows}
         return found if self.plan.whole else {**found, "blocks": self.blocks.digest()}
 
-    def empty_slab(self) -> Slab:
-        """A slab to be filled."""
-        rows = self.plan.slab_rows
+    def stream_slabs(self) -> Iterator[Slab]:
+        """Slabs to be filled: a single one in the memory of all, where it is filled at no other time than while the
+        consumer waits for it, since each change of turns takes a tenth of a millisecond."""
+        plan, limit = self.plan, self._slab_limit or self.dataset.n_rows
+        if not self.takes_turns:
+            return (self._empty_slab(plan.slab_rows) for _ in range(plan.slabs))
+        batches = min(plan.slabs * plan.slab_rows, limit) // self._batch_size
+        return iter([self._empty_slab(max(plan.slab_rows, batches * self._batch_size))])
+
+    def _empty_slab(self, rows: int) -> Slab:
         x = np.empty((rows, self.dataset.n_features), self.dtype)
         y = np.empty((rows, self.dataset.n_targets), self.dtype)
         return Slab(x, y, np.empty(rows if self.dataset.weight_dtype is not None else 0, self.dtype))
@@ -320,14 +327,14 @@ class Loader:
     def _from_memory(self, rows: Rows, epoch: int, begin: int) -> Iterator[Slab]:
         """Slabs of rows that lie in memory: where they lie, if the consumer takes them so, else gathered."""
         from fastsgd.kernels.rows import fill_order, gather
-        from fastsgd.kernels.threads import share
+        from fastsgd.kernels.sharing import share
 
         n, key = len(rows.x), drain_key(self.seed, epoch)
         self.require_some(n)
         whole = _where_they_lie(rows, self.dtype) if self._in_place(rows) else None
         step = self.plan.slab_rows if whole is None else self._rows_in_place()
         order = np.empty(step if self.shuffle else 0, np.int64)
-        slab = self.empty_slab() if whole is None else None
+        slab = self._empty_slab(step) if whole is None else None
         for start in range(begin, n, step):
             count = min(step, n - start)
             workers = self.workers(count)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastsgd.data.blocks import Check, Rows
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.files import OpenFile
-from fastsgd.data.helpers import Helpers, Job
+from fastsgd.data.helpers import Helpers
 from fastsgd.data.schema import READ_ERRORS
 from fastsgd.data.spent import Spent
 from fastsgd.data.transfer import JOB_BYTES, Work
@@ -22,6 +22,7 @@ from fastsgd.errors import DataError
 
 if TYPE_CHECKING:
     from fastsgd.data.hdf5 import HDF5Dataset
+    from fastsgd.kernels.sharing import Job
 
 # Files that stay open for reading. To open one takes as long as to read a block; blocks come from all files in turn.
 # More than blocks are ever read ahead: the files of those must stay open.

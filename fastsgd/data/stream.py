@@ -88,9 +88,8 @@ class Stream:
         from fastsgd.kernels.host import require_thread
 
         self._between = between = _Between()
-        # With a single one it is filled while the consumer waits, and at no other time.
-        for _ in range(1 if loader.takes_turns else loader.plan.slabs):
-            between.free.put(loader.empty_slab())
+        for slab in loader.stream_slabs():
+            between.free.put(slab)
         self._current: Slab | None = None
         filler = _Filler(loader, epoch, start, between)
         self._thread = thread = threading.Thread(target=filler.run, name="fastsgd-loader", daemon=True)
@@ -196,11 +195,13 @@ class _Filler:
     def run(self) -> None:
         """Fill slabs until the rows or the consumer end."""
         from fastsgd.kernels.aside import stop_with
+        from fastsgd.kernels.sharing import keep_threads
 
         stop_with(self.stop)
         yield_to_others()
         try:
-            self._fill_all()
+            with keep_threads():
+                self._fill_all()
             self._between.ready.put(None)
         except _StoppedError:
             pass
@@ -320,7 +321,7 @@ class _Filler:
     def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
         """``work(i, threads, *arguments)`` for each i below `threads`; for one alone, unless the consumer waits, whose
         thread then takes part: it has a core, while the system may start a new one on this thread's."""
-        from fastsgd.kernels.threads import share
+        from fastsgd.kernels.sharing import share
 
         if threads == 1 or not (self._between.consumer_waits.is_set() and self._between.ready.empty()):
             work(0, 1, *arguments)

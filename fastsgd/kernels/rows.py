@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fastsgd.kernels.jit import inlined, serial
-from fastsgd.kernels.machine import pointer, prefetch, prefetch_to_write
+from fastsgd.kernels.machine import pointer, prefetch, prefetch_to_write, view
 from fastsgd.kernels.random import decipher, encipher_all, make_cipher, random_below
 from fastsgd.kernels.scalar import like
 
@@ -61,13 +61,14 @@ def exchange(part, parts, window, incoming, out, key, position):
     """
     size, width = window.shape
     n = incoming.shape[0]
-    flat = pointer(window, 0)
+    flat, source, target = pointer(window, 0), pointer(incoming, 0), pointer(out, 0)
     per_line = max(1, 64 // window.itemsize)
     if parts == 1:
         # All rows are its own: lists of them would cost a fifth of the time of narrow ones.
         for i in range(n):
             _expect_slot(flat, random_below(key, position + i + _AHEAD, size), width, per_line)
-            _swap(window[random_below(key, position + i, size)], incoming[i], out[i])
+            slot = random_below(key, position + i, size)
+            _swap(view(flat, slot * width, width), view(source, i * width, width), view(target, i * width, width))
         return
     first, last = size * part // parts, size * (part + 1) // parts
     rows, slots = np.empty(_LISTED + 1, np.int64), np.empty(_LISTED + _AHEAD, np.int64)

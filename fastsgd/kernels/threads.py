@@ -1,18 +1,15 @@
-"""When work is worth several threads, how they share it, and the one door to Numba's parallel code."""
+"""When work is worth several threads, how many there are, and the one door to Numba's parallel code."""
 
 from __future__ import annotations
 
 import os
-import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import numba
-import numpy as np
 
-from fastsgd.kernels.aside import started, stop_with
 from fastsgd.kernels.host import cpu_limits
 from fastsgd.kernels.jit import Kernel
 
@@ -115,55 +112,6 @@ class Pace:
             )
         self._last = threads
         self._calls_with_fewer += threads < self.most
-
-
-def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
-    """Call ``work(i, *arguments)`` for each i below `threads`, all at the same time; the first on this thread, as are
-    those, one after the other, for which the system has no thread.
-
-    The work is compiled and holds no Python lock. Plain threads, which unlike Numba's may be many callers' at once,
-    whatever the threading layer.
-    """
-    failures: list[BaseException] = []
-    stop = threading.Event()
-    begun: list[int] = []
-    ended: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def run(index: int) -> None:
-        try:
-            work(np.int64(index), *arguments)
-        except BaseException as error:
-            failures.append(error)
-            stop.set()
-
-    def run_beside(index: int) -> None:
-        begun.append(index)  # before the look at `stop`: of the two, whoever comes second sees the first
-        try:
-            if not stop.is_set():
-                stop_with(stop)
-                run(index)
-        finally:
-            ended.put(index)
-
-    others: list[threading.Thread] = []
-    try:
-        for index in range(1, threads):
-            # A daemon: an interrupt of the wait for its start may leave a lock taken that it waits for, for ever.
-            thread = threading.Thread(target=run_beside, args=(index,), name="fastsgd-worker", daemon=True)
-            if not started(thread):
-                break
-            others.append(thread)
-        for index in (0, *range(1 + len(others), threads)):
-            run(index)
-        for thread in others:
-            thread.join()
-    finally:
-        # An interrupt ends the wait, or the starting, but nothing may go on while others still write.
-        stop.set()
-        for _ in range(len(begun)):
-            ended.get()
-    if failures:
-        raise failures[0]
 
 
 def thread_limits() -> dict[str, int]:

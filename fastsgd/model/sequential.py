@@ -321,6 +321,8 @@ class Sequential:
         DataError
             If `x` has another number of columns than the model, or `out` does not fit.
         """
+        from fastsgd.kernels.sharing import keep_threads
+
         batch_size = whole_number(batch_size, "predict: batch_size")
         if threads is not None:
             whole_number(threads, "predict: threads")
@@ -336,7 +338,7 @@ class Sequential:
             out = self._output(out, source.n_rows)
             at = 0
             stream = source.batches(batch_size, shuffle=False, memory=memory, dtype=self.dtype)
-            with closing(stream) as batches:  # type: ignore[type-var]
+            with closing(stream) as batches, keep_threads():  # type: ignore[type-var]
                 for batch in batches:
                     self._forward(batch[0], out[at : at + len(batch[0])], raw, threads, batch_size)
                     at += len(batch[0])
@@ -344,13 +346,14 @@ class Sequential:
         rows = self._as_rows(x)
         out = self._output(out, len(rows))
         # Compiled code takes C-contiguous, aligned, writeable arrays; others are copied a stretch at a time. One that
-        # is taken as it is goes in longer stretches, since each starts threads.
+        # is taken as it is goes in longer stretches, since threads wait for each other at the end of each.
         as_it_is = rows.dtype == self.dtype and rows.flags.carray
         most = max(_PREDICT_ROWS, int(_PREDICT_WORK / self._forward_work)) if as_it_is else _PREDICT_ROWS
         stretch = batch_size * max(1, most // batch_size)
-        for at in range(0, len(rows), stretch):
-            part = np.require(rows[at : at + stretch], self.dtype, ["C", "A", "W"])
-            self._forward(part, out[at : at + stretch], raw, threads, batch_size)
+        with keep_threads():
+            for at in range(0, len(rows), stretch):
+                part = np.require(rows[at : at + stretch], self.dtype, ["C", "A", "W"])
+                self._forward(part, out[at : at + stretch], raw, threads, batch_size)
         return out
 
     def _as_rows(self, x: ArrayLike | RowSource) -> NDArray[np.generic]:
@@ -385,8 +388,9 @@ class Sequential:
         self, x: NDArray[np.floating], out: NDArray[np.floating], raw: bool, threads: int | None, batch_size: int
     ) -> None:
         from fastsgd.kernels.network import make_workspace
+        from fastsgd.kernels.sharing import share
         from fastsgd.kernels.step import forward_worker, start_slab
-        from fastsgd.kernels.threads import available_threads, share, worth_threads
+        from fastsgd.kernels.threads import available_threads, worth_threads
 
         rows = min(batch_size, len(x), _WORKSPACE_ROWS)
         # Taken while it is in use, so that several threads can predict with one model.

@@ -195,6 +195,8 @@ class Trainer:
             If checkpoints cannot be written, those that are there are of another run, or another run writes to their
             folder.
         """
+        from fastsgd.kernels.sharing import keep_threads
+
         train = as_dataset(dataset, "the training data")
         held_out = None if validation is None else as_dataset(validation, "the validation data")
         first, last = whole_number(initial_epoch, "fit: initial_epoch", 0), whole_number(epochs, "fit: epochs", 0)
@@ -206,7 +208,7 @@ class Trainer:
         run = Run(self, loader, held_out, range(first, first + last), batch, display)
         settings = None if checkpoint is None else as_checkpoint(checkpoint)
         resume = checked_resume(resume, recorded=settings is not None)
-        with contextlib.closing(display):
+        with contextlib.closing(display), keep_threads():
             display.plan(str(loader.plan) + f"; {train.n_rows} rows of {train.n_features} features")
             with loader.within_plan(), contextlib.nullcontext() if settings is None else run.recorded(settings, resume):
                 _warn_of_clustering(loader)
@@ -304,8 +306,9 @@ class Trainer:
 
     def _train(self, slab: Slab, batch_size: int) -> NDArray[np.float64]:
         """One step for each batch of a slab; the mean loss of each."""
+        from fastsgd.kernels.sharing import share
         from fastsgd.kernels.step import start_slab, train_worker
-        from fastsgd.kernels.threads import Pace, available_threads, share, worth_threads
+        from fastsgd.kernels.threads import Pace, available_threads, worth_threads
 
         arguments = self._arguments(slab, batch_size)
         network, state, workspace, losses = *arguments[:3], arguments[-1]
@@ -387,6 +390,7 @@ class Trainer:
 
     def _evaluate(self, dataset: Dataset, memory: int | str | None) -> dict[str, float]:
         from fastsgd.kernels.losses import loss_sum
+        from fastsgd.kernels.sharing import keep_threads
 
         model = self.model
         batch = self._rows_together(dataset, memory)
@@ -394,7 +398,7 @@ class Trainer:
         sums, rows = dict.fromkeys(["loss", *self.metrics], 0.0), 0
         grad = np.empty((1, model.n_outputs), model.dtype)
         parameters = np.array(self.loss.parameters, model.dtype)
-        with loader.within_plan(), contextlib.closing(loader.epoch()) as slabs:  # type: ignore[type-var]
+        with loader.within_plan(), contextlib.closing(loader.epoch()) as slabs, keep_threads():  # type: ignore[type-var]
             for slab in slabs:
                 rows += len(slab)
                 raw = model.predict(slab.x, batch_size=batch, raw=self.loss.merged, threads=self.threads)
