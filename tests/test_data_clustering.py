@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 import warnings
 
 import h5py
@@ -75,6 +76,20 @@ def test_a_sample_of_a_file(path, target, least, most):
     assert least <= found.clustering <= most
     assert found.bytes_per_second > 1e6
     assert sample(Loader(HDF5Dataset(path, "X"), batch_size=32, memory=SMALL)).clustering is None
+
+
+def test_a_sample_takes_no_more_memory_than_there_is(tmp_path):
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 100_000)
+    with h5py.File(tmp_path / "narrow.h5", "w") as file:
+        file["x"], file["y"] = labels.astype(np.float32), labels
+    loader = Loader(HDF5Dataset(tmp_path / "narrow.h5", "x", "y"), batch_size=100, memory="8MB")
+    clustering = sample(loader).clustering  # compiles what is not yet
+    tracemalloc.start()
+    assert sample(loader).clustering == clustering
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert clustering > 0.4
+    assert peak < loader.plan.budget
 
 
 def test_the_memory_that_is_advised_is_enough(path):

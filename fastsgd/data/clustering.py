@@ -17,6 +17,7 @@ ENOUGH_BLOCKS = 20
 _CLUSTERED = 0.1  # share of the variance; of thousands of rows a block, chance gives less than a hundredth
 _SAMPLED, _LEAST_SAMPLED, _SAMPLED_BYTES = 32, 4, 1 << 26  # blocks, and about their bytes
 _MOST_CLASSES = 100
+_VALUES = 1 << 14  # of targets that are looked at: each is a number for each class
 
 
 class Sample(NamedTuple):
@@ -46,13 +47,16 @@ def sample(loader: Loader) -> Sample:
     dataset, blocks = loader.dataset, loader.blocks
     count = min(_SAMPLED, max(_LEAST_SAMPLED, _SAMPLED_BYTES // (blocks.largest * dataset.row_bytes)))
     picked = np.unique(np.linspace(0, len(blocks) - 1, count).astype(int))
+    rng, most = np.random.default_rng(0), max(2, _VALUES // (len(picked) * max(1, dataset.n_targets)))
     targets: list[NDArray[np.float64]] = []
     with dataset.open(loader.decoders()) as reader:
         begin, read = time.perf_counter(), 0
         for rows in loader.read(reader, (blocks[index] for index in picked.tolist()), unchecked=True):
             read += len(rows.x) * dataset.row_bytes
             if rows.y is not None:
-                targets.append(rows.y.astype(np.float64))
+                # By chance: every n-th row might be of one kind.
+                some = rng.choice(len(rows.y), most, replace=False) if len(rows.y) > most else slice(None)
+                targets.append(rows.y[some].astype(np.float64))
         seconds = time.perf_counter() - begin
     return Sample(intraclass_correlation(targets) if len(targets) > 1 else None, read / max(seconds, 1e-9))
 
