@@ -315,7 +315,7 @@ def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuff
     expected = numbers_of(dataset.batches(8, **options))
     monkeypatch.setattr(loader_module, "_ROWS_A_THREAD", 1)
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    monkeypatch.setattr(stream_module, "_ROWS_WORTH_HELP", 1)
+    monkeypatch.setattr(stream_module, "_BYTES_WORTH_HELP", 1)
     used, move = set(), stream_module._move_pieces
 
     def seen(thread, threads, *arguments):
@@ -329,7 +329,7 @@ def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuff
 
 def test_nothing_is_let_go_that_the_consumer_still_works_on(dataset, monkeypatch):
     """Where the thread's own share fails, it waits for the consumer's before it closes what both use."""
-    monkeypatch.setattr(stream_module, "_ROWS_WORTH_HELP", 1)
+    monkeypatch.setattr(stream_module, "_BYTES_WORTH_HELP", 1)
     ran_on = []
 
     def seen(thread, workers, *arguments):
@@ -358,7 +358,7 @@ def test_what_threads_do_side_by_side_counts_as_once():
 @pytest.mark.parametrize("start", [0, 1234, ROWS - 1])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_order_does_not_depend_on_who_moves_rows(dataset, shuffle, start, monkeypatch):
-    monkeypatch.setattr(stream_module, "_ROWS_WORTH_HELP", 1)
+    monkeypatch.setattr(stream_module, "_BYTES_WORTH_HELP", 1)
     found = []
     for consumer_threads in (1, 64):
         options = {"memory": "60kB", "shuffle": shuffle, "consumer_threads": consumer_threads}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
 
 _END_SECONDS = 30  # that the end of a stream waits for its thread at most, which ends after the block it is reading
-_ROWS_WORTH_HELP = 1024  # of the consumer's thread, which is there
+_BYTES_WORTH_HELP = 1 << 16  # of the consumer's thread, which is there
 _LOOK_SECONDS = 0.5  # how often a consumer that waits looks whether the thread still runs
 
 
@@ -348,7 +348,8 @@ class _Filler:
             span = slice(self._filled, self._filled + count)
             outs = (slab.x[span], slab.y[span], slab.weight[span].reshape(-1, 1))
             begin = time.perf_counter()
-            helped = min(loader.threads(), 2 if count >= _ROWS_WORTH_HELP else 1)
+            worth_help = count * loader.dataset.row_bytes >= _BYTES_WORTH_HELP
+            helped = min(loader.threads(), 2 if worth_help else 1)
             self.together(
                 _move_pieces, max(helped, loader.workers(count)), move, list(_pieces(blocks, at, count, outs))
             )
