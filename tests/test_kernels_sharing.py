@@ -80,9 +80,10 @@ def test_an_interrupt_waits_for_those_who_work():
         interrupted.wait()
         ended.append(int(index))
 
-    with keep_threads(), pytest.raises(KeyboardInterrupt):
-        share(work, 2)
-    assert ended == [1]
+    with keep_threads():
+        with pytest.raises(KeyboardInterrupt):
+            share(work, 2)
+        assert ended == [1]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -91,5 +92,9 @@ def test_a_forked_process_has_threads_of_its_own():
         identities(2)
         child = os.fork()
         if child == 0:
-            os._exit(len(set(identities(2))))
+            found = set()
+            try:
+                found.update(identities(2))
+            finally:
+                os._exit(len(found))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2

@@ -14,10 +14,11 @@ from fastsgd.data.loader import Loader
 # window of 20 blocks lost 0.4%, one of 10 1.4%, one of 5 a twentieth, with a linear model and a network alike
 # (benchmarks/topics/shuffle.py).
 ENOUGH_BLOCKS = 20
-_CLUSTERED = 0.1  # share of the variance; of thousands of rows a block, chance gives less than a hundredth
+_CLUSTERED = 0.1  # share of the variance; of hundreds of rows a block, chance gives a hundredth
 _SAMPLED, _LEAST_SAMPLED, _SAMPLED_BYTES = 32, 4, 1 << 26  # blocks, and about their bytes
 _MOST_CLASSES = 100
-_VALUES = 1 << 14  # of targets that are looked at: each is a number for each class
+# Values of targets that are looked at, each of which is a number for each class; and rows of a block at least.
+_VALUES, _LEAST_ROWS = 1 << 13, 32
 
 
 class Sample(NamedTuple):
@@ -47,7 +48,7 @@ def sample(loader: Loader) -> Sample:
     dataset, blocks = loader.dataset, loader.blocks
     count = min(_SAMPLED, max(_LEAST_SAMPLED, _SAMPLED_BYTES // (blocks.largest * dataset.row_bytes)))
     picked = np.unique(np.linspace(0, len(blocks) - 1, count).astype(int))
-    rng, most = np.random.default_rng(0), max(2, _VALUES // (len(picked) * max(1, dataset.n_targets)))
+    rng, most = np.random.default_rng(0), max(_LEAST_ROWS, _VALUES // (len(picked) * max(1, dataset.n_targets)))
     targets: list[NDArray[np.float64]] = []
     with dataset.open(loader.decoders()) as reader:
         begin, read = time.perf_counter(), 0

@@ -126,6 +126,10 @@ class Dataset(ABC):
         """Bytes that each of the threads takes which decode what is read."""
         return 0
 
+    def decodes(self) -> bool:
+        """Whether a reader's own threads take part in reading."""
+        return False
+
     def unit_rows(self) -> int:
         """Rows read at once: a chunk, or as many small ones as make a read worth its call."""
         per_chunk = max(1, self.chunk_rows * self.row_bytes)

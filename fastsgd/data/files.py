@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from fastsgd.data.conventions import is_transposed
 from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.data.spent import Spent
 from fastsgd.data.transfer import Direct, Placement, Source, ThroughHDF5, Work
-
-if TYPE_CHECKING:
-    from fastsgd.kernels.sharing import Job
 
 _SAMPLE_BYTES = 1 << 20
 
@@ -78,7 +75,6 @@ class OpenFile:
         self._layouts = layouts
         self._spent = spent
         self._sources: dict[str, Source] = {}
-        self._jobs: set[Job] = set()
 
     def sources(self) -> Iterator[Source]:
         """All that is read."""
@@ -107,14 +103,7 @@ class OpenFile:
             return None
         return Direct(descriptor, layout, [], self._spent)
 
-    def started(self, job: Job) -> Job:
-        """Let the file stay open until a job has ended."""
-        self._jobs = {other for other in self._jobs if not other.done()} | {job}
-        return job
-
     def close(self) -> None:
-        for job in self._jobs:
-            job.wait()
         self._sources.clear()
         self._stack.close()
 

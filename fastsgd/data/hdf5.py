@@ -210,6 +210,9 @@ class HDF5Dataset(Dataset):
             for column in self._found
         )
 
+    def decodes(self) -> bool:
+        return any(column.decode_bytes for column in self._found)
+
     def require_unchanged(self, index: int, file: OpenFile) -> None:
         """Raise DataError unless a file is still as it was found: rows of two versions must not be mixed."""
         for path, before in self._fingerprints[index].items():

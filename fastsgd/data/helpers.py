@@ -97,7 +97,8 @@ def _do_next(jobs: _Queue) -> bool:
     try:
         job.do()
     finally:
-        del job  # as in there
+        job.drop()  # where an interrupt came before it began
+        del job  # as in `Job.do`
     return True
 
 
@@ -111,11 +112,13 @@ def _help(jobs: _Queue) -> None:
 
 def _close(jobs: _Queue, threads: list[threading.Thread]) -> None:
     """Drop what nobody has begun, and end the threads."""
-    with suppress(queue.Empty):
-        while (job := jobs.get_nowait()) is not None:
-            job.drop()
-    for _ in threads:
-        jobs.put(None)
+    try:
+        with suppress(queue.Empty):
+            while (job := jobs.get_nowait()) is not None:
+                job.drop()
+    finally:
+        for _ in threads:
+            jobs.put(None)
     for thread in threads:
         if thread.is_alive() and thread is not threading.current_thread():  # where the garbage collector calls
             thread.join()

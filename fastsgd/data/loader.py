@@ -287,6 +287,8 @@ class Loader:
         way. Of several errors that of the first block is raised."""
         asked: deque[Callable[[], Rows]] = deque()
         remaining, most = iter(blocks), max(1, (1 + self.plan.blocks_ahead) // 2)
+        # What is to be decoded is shared out already, among as many threads as there is memory for.
+        takers = 1 if self.dataset.decodes() else self.threads()
         while True:
             for block in itertools.islice(remaining, 1 + self.plan.blocks_ahead - len(asked)):
                 asked.append(request_block(reader, block, None if unchecked else partial(self._check, block)))
@@ -294,7 +296,7 @@ class Loader:
                 return
             outcomes: list[Rows | Exception | None] = [None] * min(team.room(), most, len(asked))
             taken = [asked.popleft() for _ in outcomes]
-            team.together(_take, min(len(taken), self.threads()), taken, team.go_on, outcomes)
+            team.together(_take, min(len(taken), takers), taken, team.go_on, outcomes)
             rows = [one for one in outcomes if isinstance(one, Rows)]
             error = next((one for one in outcomes if isinstance(one, Exception)), None)
             outcomes.clear()

@@ -42,7 +42,7 @@ class HDF5Reader:
         self._helpers = Helpers(threads)
 
     def close(self) -> None:
-        self._helpers.close()
+        self._helpers.close()  # first, as they read from the files
         while self._open:
             self._open.popitem()[1].close()
 
@@ -125,7 +125,7 @@ class _Reading:
             together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
             shares = [jobs[at : at + together] for at in range(0, len(jobs), together)]
             self._left = itertools.count(len(shares), -1)
-            started = [self._file.started(helpers.hand_over(partial(self._do, *share))) for share in shares]
+            started = [helpers.hand_over(partial(self._do, *share)) for share in shares]
         return partial(self._result, helpers, started)
 
     def _do(self, *jobs: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -59,13 +60,19 @@ class Job:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self.drop()
+            self._end()
             del self  # else the error's traceback would have this frame, and so the job, and so the error
 
     def drop(self) -> None:
-        """Let it be done, maybe without having begun."""
-        self._work = None  # whoever keeps the job, or its error, must not keep what it worked on
-        self._unfinished.release()
+        """Let it be done without having begun, which whoever asks for the result is told; nothing if it is done."""
+        if self._work is not None:
+            self._error = CancelledError()
+            self._end()
+
+    def _end(self) -> None:
+        if self._work is not None:
+            self._work = None  # whoever keeps the job, or its error, must not keep what it worked on
+            self._unfinished.release()
 
 
 class _Worker:
@@ -166,7 +173,11 @@ def _found_worker(job: Job) -> _Worker | None:
     worker, workers = _Worker(job, kept=_kept.workers is not None), _kept.workers
     if workers is not None:
         workers.append(worker)  # first, as an interrupt may come while it starts
-    return worker if worker.start() else None
+    if worker.start():
+        return worker
+    if workers is not None:
+        workers.remove(worker)
+    return None
 
 
 def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
@@ -202,8 +213,11 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
             workers.append(worker)
         for index in (0, *range(1 + len(workers), threads)):
             run(index)
-        for index in range(1, 1 + len(workers)):
-            jobs[index].wait()
+        for index, job in jobs.items():
+            if index <= len(workers):
+                job.result()
+            else:
+                job.drop()
         if _kept.workers is None:
             for worker in workers:
                 worker.join()
