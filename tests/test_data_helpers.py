@@ -3,10 +3,12 @@
 import gc
 import threading
 import weakref
+from concurrent.futures import CancelledError
 
 import pytest
 
 from fastsgd.data.helpers import Helpers
+from fastsgd.kernels.sharing import Job
 
 
 @pytest.fixture
@@ -69,6 +71,24 @@ def test_an_interrupt_ends_the_wait_whatever_is_being_done(helpers):
     free.set()
 
 
+def test_what_is_interrupted_before_it_begins_is_done(helpers, monkeypatch):
+    """Nobody must wait for it."""
+    _, free = held_up(helpers)
+
+    def interrupt(job):
+        raise KeyboardInterrupt
+
+    left, other = (helpers.hand_over(lambda: None) for _ in range(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "do", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            helpers.finish(other)
+    free.set()
+    assert left.done()
+    with pytest.raises(CancelledError):
+        left.result()
+
+
 def test_what_nobody_began_is_dropped_at_the_end(helpers):
     job, free = held_up(helpers)
     done = []
@@ -79,6 +99,8 @@ def test_what_nobody_began_is_dropped_at_the_end(helpers):
     free.set()
     closing.join()
     assert (job.done(), done) == (True, [])
+    with pytest.raises(CancelledError):
+        left.result()
     assert not any(thread.name == "fastsgd-decoder" for thread in threading.enumerate())
 
 

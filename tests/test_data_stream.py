@@ -327,6 +327,23 @@ def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuff
     assert {(3, True), (3, False)} <= used
 
 
+@pytest.mark.parametrize(("options", "most"), [({"compression": "gzip"}, 1), ({}, 2)], ids=["packed", "plain"])
+def test_no_more_threads_decode_than_there_is_memory_for(tmp_path, options, most, monkeypatch):
+    """The consumer's thread takes part in reading what is not to be decoded."""
+    dataset = ChunkByChunk(write_rows(tmp_path / "a.h5", 300_000, chunk=5000, **options), "X", "y")
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    loader = Loader(dataset, batch_size=100, memory="4MB", consumer_threads=64)
+    asked, take = set(), loader_module._take
+
+    def seen(thread, threads, *arguments):
+        asked.add(threads)
+        take(thread, threads, *arguments)
+
+    monkeypatch.setattr(loader_module, "_take", seen)
+    assert sum(len(slab) for slab in loader.epoch()) == 300_000
+    assert max(asked) == most
+
+
 def test_nothing_is_let_go_that_the_consumer_still_works_on(dataset, monkeypatch):
     """Where the thread's own share fails, it waits for the consumer's before it closes what both use."""
     monkeypatch.setattr(stream_module, "_BYTES_WORTH_HELP", 1)
