@@ -1,6 +1,7 @@
 """Jobs that threads share with whoever waits for them."""
 
 import gc
+import sys
 import threading
 import weakref
 from concurrent.futures import CancelledError
@@ -55,6 +56,16 @@ def test_an_error_is_for_whoever_asks_for_the_job(helpers):
         helpers.finish(failing)
     free.set()
     helpers.finish(job)
+
+
+def test_an_exit_beside_is_for_whoever_asks_and_ends_no_thread(helpers):
+    job = helpers.hand_over(lambda: sys.exit(3))
+    job.wait()
+    helper = next(thread for thread in threading.enumerate() if thread.name == "fastsgd-decoder")
+    helper.join(0.1)
+    assert helper.is_alive()
+    with pytest.raises(SystemExit):
+        helpers.finish(job)
 
 
 def test_an_interrupt_ends_the_wait_whatever_is_being_done(helpers):

@@ -106,7 +106,8 @@ def _help(jobs: _Queue) -> None:
     # At the priority of whoever began to read: below it, beside a thread that waits for these rows and for nothing
     # else, decoding took up to 1.5 times as long.
     while (job := jobs.get()) is not None:
-        job.do()
+        with suppress(BaseException):  # what interrupted it is told to whoever asks for the result
+            job.do()
         del job  # while it waits for the next, what this one worked on is let go
 
 
