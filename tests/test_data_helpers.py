@@ -1,4 +1,4 @@
-"""Jobs that threads share with whoever waits for them."""
+"""Threads that decode, and whoever waits for them."""
 
 import gc
 import sys
@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 import pytest
 
 from fastsgd.data.helpers import Helpers
+from fastsgd.kernels import aside
 from fastsgd.kernels.sharing import Job
 
 
@@ -61,9 +62,9 @@ def test_an_error_is_for_whoever_asks_for_the_job(helpers):
 def test_an_exit_beside_is_for_whoever_asks_and_ends_no_thread(helpers):
     job = helpers.hand_over(lambda: sys.exit(3))
     job.wait()
-    helper = next(thread for thread in threading.enumerate() if thread.name == "fastsgd-decoder")
-    helper.join(0.1)
-    assert helper.is_alive()
+    goes_on = threading.Event()
+    helpers.hand_over(goes_on.set)
+    assert goes_on.wait(60)
     with pytest.raises(SystemExit):
         helpers.finish(job)
 
@@ -144,6 +145,15 @@ def test_an_error_that_nobody_asks_for_keeps_nothing(helpers):
     finally:
         gc.enable()
         free.set()
+
+
+def test_where_the_system_has_no_thread_the_one_that_waits_does_all(monkeypatch):
+    monkeypatch.setattr(aside, "started", lambda thread: False)
+    helpers, done = Helpers(3), []
+    jobs = [helpers.hand_over(lambda: done.append(threading.current_thread())) for _ in range(4)]
+    helpers.finish(jobs[-1])
+    helpers.close()
+    assert done == [threading.current_thread()] * 4
 
 
 def test_a_single_thread_is_the_one_that_waits():

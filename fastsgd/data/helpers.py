@@ -1,10 +1,8 @@
-"""Jobs that threads share with whoever waits for them."""
+"""Threads that decode what is read, of which one is that which waits for it."""
 
 from __future__ import annotations
 
-import os
 import queue
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,21 +12,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from fastsgd.kernels.sharing import Job
-
-_NICENESS = 10
-
-
-def yield_to_others() -> None:
-    """Lower the priority of this thread and of those that it starts, where a thread has one of its own.
-
-    Threads that read have slabs to spare, while those that compute wait for each other at the end of each region: on
-    two cores a streamed epoch of the seed network took 1.4 times the epoch in memory without this, and 1.1 times with
-    it.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
 
 _Queue: TypeAlias = "queue.SimpleQueue[Job | None]"  # None ends a thread
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.blocks import Block, Reader, Rows
-from fastsgd.data.helpers import yield_to_others
 from fastsgd.data.order import block_order, drain_key
 from fastsgd.data.window import Window
 from fastsgd.errors import DataError
@@ -195,7 +194,7 @@ class _Filler:
     def run(self) -> None:
         """Fill slabs until the rows or the consumer end."""
         from fastsgd.kernels.aside import stop_with
-        from fastsgd.kernels.sharing import keep_threads
+        from fastsgd.kernels.sharing import keep_threads, yield_to_others
 
         stop_with(self.stop)
         yield_to_others()

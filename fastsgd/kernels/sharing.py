@@ -7,16 +7,31 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastsgd.kernels.aside import started, stop_with
+
+_NICENESS = 10
+
+
+def yield_to_others() -> None:
+    """Lower the priority of this thread and of those that it starts, where a thread has one of its own.
+
+    Threads that read have slabs to spare, while those that compute wait for each other at the end of each region: on
+    two cores a streamed epoch of the seed network took 1.4 times the epoch in memory without this, and 1.1 times with
+    it.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 class Job:

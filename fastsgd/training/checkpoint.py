@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastsgd.data.helpers import yield_to_others
 from fastsgd.errors import CheckpointError
 from fastsgd.training.checkpoint_folder import CheckpointFolder
 from fastsgd.training.snapshots import Position, Snapshot
@@ -147,6 +146,8 @@ class Recorder:
         return None if self._written is None else self._folder.path(self._written.step)
 
     def _beside(self, snapshot: Snapshot) -> None:
+        from fastsgd.kernels.sharing import yield_to_others
+
         yield_to_others()
         self._write(snapshot)
 
