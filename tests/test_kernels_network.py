@@ -4,9 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
+from numba import njit
 
 import fastsgd as fs
-from fastsgd.kernels.network import BIAS_START, KERNEL, KERNEL_ROW, N_IN, N_OUT, TRANSPOSED, layer_table
+from fastsgd.kernels.network import (
+    BIAS_START,
+    BLOCK_ROWS,
+    KERNEL,
+    KERNEL_ROW,
+    N_IN,
+    N_OUT,
+    TRANSPOSED,
+    block_rows,
+    layer_table,
+)
 
 WIDTHS = (1, 2, 10, 15, 16, 17, 50, 64, 128, 300, 512, 784, 2048)
 # A gradient for each group of rows, and the whole batch in the workspace, with a task for some columns each.
@@ -66,3 +77,37 @@ def test_what_lies_in_the_gaps_changes_nothing(sizes, batch):
         found.append([view.tobytes() for view in model.parameters.values()])
         found[-1].append(model.predict(data[0]).tobytes())
     assert found[0] == found[1]
+
+
+def busiest(rows, size, threads):
+    """Rows of the thread that has most of them, where each takes the next block as soon as it is done."""
+    done = [0] * threads
+    for first in range(0, rows, size):
+        done[done.index(min(done))] += min(size, rows - first)
+    return max(done)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+@pytest.mark.parametrize("n_parameters", [1000, 2**21])
+def test_blocks_share_the_rows_of_a_batch_evenly(n_parameters, threads):
+    @njit
+    def sizes(n_parameters, threads):
+        return np.array([block_rows(n_parameters, rows, threads) for rows in range(1, 1000)])
+
+    largest = 128 if n_parameters == 2**21 else 64
+    for rows, size in enumerate(sizes(n_parameters, threads), start=1):
+        assert size % BLOCK_ROWS == 0
+        assert BLOCK_ROWS <= size <= largest
+        # With the smallest blocks nobody would have less; of larger ones one may be less even by itself.
+        turns = -(-rows // (threads * largest))
+        least = busiest(rows, BLOCK_ROWS, threads)
+        assert busiest(rows, size, threads) <= least + BLOCK_ROWS * turns, rows
+
+
+def test_a_short_last_block_may_be_sooner_done_than_two_even_ones():
+    @njit
+    def size():
+        return block_rows(100_000, 100, 2)
+
+    assert size() == 48
+    assert busiest(100, 48, 2) < busiest(100, 64, 2)

@@ -16,8 +16,8 @@ from numba import carray, config, get_num_threads, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastsgd.kernels.jit import small
-from fastsgd.kernels.vectors import I32, I64, VECTOR_BYTES, emit_prefetch
+from fastsgd.kernels.jit import inlined, small
+from fastsgd.kernels.vectors import I32, I64, VECTOR_BYTES, copy_vector, emit_prefetch
 
 
 @intrinsic
@@ -85,6 +85,23 @@ def _plain_view(pointer: Any, offset: int, size: int) -> Any:
     return pointer[offset : offset + size]
 
 
+def _plain_copy(source: Any, out: Any, count: int) -> None:
+    out[:count] = source[:count]
+
+
+@inlined
+def _compiled_copy(source, out, count):
+    lanes = _compiled_lanes(out)
+    if count >= lanes:
+        last = count - lanes
+        for k in range(0, last, lanes):
+            copy_vector(_compiled_advance(source, k), _compiled_advance(out, k))
+        copy_vector(_compiled_advance(source, last), _compiled_advance(out, last))
+    else:
+        for k in range(count):
+            out[k] = source[k]
+
+
 # pointer(array, offset): where element `offset` of a C-contiguous array lies. Inside a step arrays go by their
 # pointers, one word each: an array is seven, and each function that hands it on would be that much longer to compile.
 pointer = _plain_pointer if config.DISABLE_JIT else _compiled_pointer
@@ -95,6 +112,9 @@ keep = _plain_keep if config.DISABLE_JIT else _compiled_keep
 advance = _plain_advance if config.DISABLE_JIT else _compiled_advance
 # view(pointer, offset, size): the 1-D array of `size` elements from `offset` on.
 view = _plain_view if config.DISABLE_JIT else _compiled_view
+# copy_elements(source, out, count): out[:count] := source[:count], pointers of one dtype. By whole vectors, of which
+# the last two may overlap: what LLVM makes of a loop takes twice as long for rows of ten.
+copy_elements = _plain_copy if config.DISABLE_JIT else _compiled_copy
 
 
 def _make_never_inline() -> Any:

@@ -200,13 +200,18 @@ def _leading(n, like):
 @small
 def block_rows(n_parameters, rows, threads):
     """Rows of `rows` that go through all layers together while they are in cache: as many times `BLOCK_ROWS` as give
-    each thread its part, up to 4 or 8 where kernels fill the cache, which are read once for each block."""
-    most = 1
-    if n_parameters >= 2**17:
-        most = 4 if n_parameters < 2**21 else 8
+    each thread its part, up to 4, or 8 where kernels fill the cache, which are read once for each block."""
+    most = 4 if n_parameters < 2**21 else 8
     parts = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     turns = max(1, (parts + threads * most - 1) // (threads * most))
-    return BLOCK_ROWS * max(1, (parts + threads * turns - 1) // (threads * turns))
+    blocks = threads * turns
+    size = BLOCK_ROWS * max(1, (parts + blocks - 1) // blocks)
+    # Smaller ones and a short last one may be done sooner: 100 rows are 64 and 36 for two threads, or 48, 48 and 4.
+    smaller = size - BLOCK_ROWS
+    left = rows - smaller * blocks
+    if 0 <= left < smaller and smaller * turns + left < min(rows, size * turns):
+        return smaller
+    return size
 
 
 @small

@@ -20,7 +20,7 @@ from fastsgd.kernels.dots import make_dots
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.linear import outputs_in_place
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
-from fastsgd.kernels.machine import advance, never_inline, pointer, prefetch, view
+from fastsgd.kernels.machine import advance, copy_elements, never_inline, pointer, prefetch, view
 from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_rows, strip_width
 from fastsgd.kernels.network import (
     ACTIVATION,
@@ -103,7 +103,8 @@ class Job(NamedTuple):
 class Part(NamedTuple):
     """m rows of a batch on their way, the first by its number in the batch, in the slab's order and in the workspace.
 
-    Of rows that are read in place, as many are asked for that come in the order from `ahead` on.
+    On the way memory is asked for `expected` rows that come in the order from `ahead` on; where rows are read in place,
+    for m of them.
     """
 
     row: int
@@ -111,6 +112,7 @@ class Part(NamedTuple):
     at: int
     m: int
     ahead: int
+    expected: int
 
 
 @inlined
@@ -164,15 +166,22 @@ def expect_rows(rows, position, m, with_inputs):
             _prefetch_rows(rows.weight, _one_column(), rows.order, position, m)
 
 
+@small
+def _expect_part(rows, part, turn, turns):
+    """Ask memory for the rows of turn `turn` of `turns` among those that a part expects: all of them at once would wait
+    for one another, and the products for them."""
+    first, last = part.expected * turn // turns, part.expected * (turn + 1) // turns
+    if last > first and rows.ordered:
+        expect_rows(rows, part.ahead + first, last - first, True)
+
+
 @serial
 def _copy_rows(rows, width, order, ordered, first, m, out):
     """out (m, width) := rows[order[first:first + m]], or rows[first:first + m] where they are not ordered."""
     never_inline()
     for i in range(m):
-        row = view(rows, (order[first + i] if ordered else first + i) * width, width)
-        result = view(out.data, out.start + i * out.row, width)
-        for k in range(width):
-            result[k] = row[k]
+        at = order[first + i] if ordered else first + i
+        copy_elements(advance(rows, at * width), advance(out.data, out.start + i * out.row), width)
 
 
 @serial
@@ -287,6 +296,8 @@ def _forward_with_slopes(arena, rows, part, in_place, raw):
         _take_inputs(arena, rows, part)
     last = arena.numbers[N_LAYERS] - 1
     for layer in range(last + 1):
+        if not in_place:
+            _expect_part(rows, part, layer, 2 * last + 1)
         activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
         left = _layer_sums(arena, rows, part, in_place, layer, activation)
         # A slope that nobody needs, of ReLU, goes where the deltas will be.
@@ -296,11 +307,14 @@ def _forward_with_slopes(arena, rows, part, in_place, raw):
 
 
 @inlined
-def _backward(arena, at, m):
+def _backward(arena, rows, part):
     """Deltas of the last layer back to the first, whose input gradient nobody needs."""
+    at, m = part.at, part.m
+    last = arena.numbers[N_LAYERS] - 1
     width = strip_width(arena.memory)
     zero = arena.memory[arena.numbers[ZEROS]]
     for layer in range(arena.numbers[N_LAYERS] - 1, 0, -1):
+        _expect_part(rows, part, 2 * last + 1 - layer, 2 * last + 1)
         n, k = layer_field(arena, layer, N_IN), layer_field(arena, layer, N_OUT)
         activation = layer_field(arena, layer - 1, ACTIVATION)
         start = arena.numbers[PACKED] + panel_field(arena, layer, BACKWARD)
@@ -334,8 +348,8 @@ def _from_row(matrix, row):
 
 
 @inlined
-def _block(arena, rows, job, part):
-    """Forward, loss and deltas of one block of rows."""
+def rows_pass(arena, rows, job, part):
+    """Some rows of a batch through all layers, the loss, and back."""
     last, at, m = arena.numbers[N_LAYERS], part.at, part.m
     n = layer_field(arena, last - 1, N_OUT)
     raw = takes_raw_outputs(job.loss)
@@ -355,18 +369,4 @@ def _block(arena, rows, job, part):
         scale_rows(delta, rows_of(arena, SLOPES, last, at), m, n)
     elif not raw and activation != LINEAR:
         relu_or_softmax_grad(activation, out, delta, m, n)
-    _backward(arena, at, m)
-
-
-@inlined
-def rows_pass(arena, rows, job, part, size, left):
-    """Rows of a batch through all layers and back, in blocks of `size`; where they are read in place, as one block.
-
-    `left` rows, those of the part the first of them, will follow one another.
-    """
-    for first in range(0, part.m, size):
-        # Memory has the time of one block to bring the next.
-        if first + size < left and not job.in_place:
-            expect_rows(rows, part.position + first + size, min(size, left - first - size), True)
-        m = min(size, part.m - first)
-        _block(arena, rows, job, Part(part.row + first, part.position + first, part.at + first, m, part.ahead))
+    _backward(arena, rows, part)

@@ -100,6 +100,25 @@ def _loss_rows_together(size, groups):
     return size if groups > 0 else BLOCK_ROWS
 
 
+@small
+def _likely_next(arena, start, m, n_rows, task):
+    """(position, rows) of what the thread of a task of the rows region likely takes next: the task after the next, as
+    with two threads; with one thread no task is left out, and with more it is at least in some cache.
+
+    After the last of a step those of groups go on with the next step, which other batches ask for as they update: by
+    then the products of a large network would have driven the rows out of the cache.
+    """
+    n_tasks, size, groups = _rows_tasks(arena, m)
+    following = task + 2
+    begin = start + following * size
+    if following < n_tasks:
+        return begin, min(BLOCK_ROWS if groups == 0 else sub_rows(arena.numbers[N_LAYERS]), start + m - begin)
+    begin = start + m + (following - n_tasks) * size
+    if groups == 0 or begin >= n_rows:
+        return start, 0
+    return begin, min(sub_rows(arena.numbers[N_LAYERS]), size, n_rows - begin)
+
+
 @inlined
 def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
     """One block or one group of the batch of m rows at position `start` of the slab's n_rows."""
@@ -111,23 +130,19 @@ def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
     job = Job(loss, one / like(one, m), sums, unit, worker, in_place)
     for index in range(first // unit, (last + unit - 1) // unit):
         sums[index] = 0.0
-    # The first rows of the task after the next: with two threads it is likely this one's, with one thread no task is
-    # left out, and with more it is at least in some cache.
-    likely_next = (task + 2) * size
-    if likely_next < m and not in_place:
-        expect_rows(rows, start + likely_next, min(BLOCK_ROWS, m - likely_next), True)
     # A group passes through rows of the workspace that are its thread's own, some at a time.
     together = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
-    block = BLOCK_ROWS if groups > 0 and not in_place else together
     for begin in range(first, last, together):
         count = min(together, last - begin)
-        ahead = start + (begin + together if begin + together < last else likely_next)
-        if ahead + count > n_rows:
-            ahead = start + begin
-        part = Part(begin, start + begin, worker * together if groups > 0 else begin, count, ahead)
+        ahead, expected = start + begin + count, min(together, last - begin - count)
+        if expected == 0:
+            ahead, expected = _likely_next(arena, start, m, n_rows, task)
         if in_place:
+            if expected < count:
+                ahead = start + begin
             expect_rows(rows, ahead, count, False)
-        rows_pass(arena, rows, job, part, block, last - begin)
+        part = Part(begin, start + begin, worker * together if groups > 0 else begin, count, ahead, expected)
+        rows_pass(arena, rows, job, part)
         if in_place:
             gradient_in_place(arena, rows, part, task, begin == first)
         if groups > 0:
@@ -140,7 +155,7 @@ def _expect_next(arena, rows, start, n_rows, m, task):
     large network would be too many at once: 784-512-512-10 at batch 128 lost 5%."""
     n_tasks, size, groups = _rows_tasks(arena, m)
     first = start + task * size
-    if task < n_tasks and first < n_rows and not trains_in_place(arena, groups):
+    if groups == 0 and task < n_tasks and first < n_rows:
         expect_rows(rows, first, min(BLOCK_ROWS, n_rows - first), True)
 
 
@@ -253,7 +268,7 @@ def forward_worker(worker, network, workspace, x, raw, out):
             for first in range(begin, last, block):
                 m = min(block, last - first)
                 ahead = first + m if first + 2 * m <= n_rows else first
-                forward(arena, rows, Part(first, first, at, m, ahead), in_place, raw)
+                forward(arena, rows, Part(first, first, at, m, ahead, 0), in_place, raw)
                 _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
         finish_task(arena.numbers)
 

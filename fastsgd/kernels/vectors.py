@@ -133,20 +133,27 @@ def _emit_transpose(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-@intrinsic
-def copy_strip_row(typing, source, out):
-    """Copy as many elements as a tile has columns; pointers."""
-    real = source.dtype
+def _make_copy(vectors: int) -> Any:
+    @intrinsic
+    def copy(typing, source, out):
+        """Copy the elements of some vectors; pointers."""
+        real = source.dtype
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lanes = VECTOR_BYTES // (real.bitwidth // 8)
-        emit = Emitter(builder, context.get_value_type(real), lanes, [])
-        source, out = arguments
-        for j in range(TILE_VECTORS):
-            emit.store(emit.load(emit.at(source, I64(j * lanes)), 0), emit.at(out, I64(j * lanes)), 0)
-        return context.get_dummy_value()
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            lanes = VECTOR_BYTES // (real.bitwidth // 8)
+            emit = Emitter(builder, context.get_value_type(real), lanes, [])
+            source, out = arguments
+            for j in range(vectors):
+                emit.store(emit.load(emit.at(source, I64(j * lanes)), 0), emit.at(out, I64(j * lanes)), 0)
+            return context.get_dummy_value()
 
-    return types.void(source, out), codegen
+        return types.void(source, out), codegen
+
+    return copy
+
+
+copy_vector = _make_copy(1)
+copy_strip_row = _make_copy(TILE_VECTORS)  # as many elements as a tile has columns
 
 
 @intrinsic
