@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import h5py
 import numpy as np
@@ -21,6 +21,7 @@ from fastsgd.data.loader import Loader
 from fastsgd.data.spent import Spent
 from fastsgd.data.stream import Stream
 from fastsgd.errors import DataError, MemoryBudgetError
+from fastsgd.kernels import sharing
 
 ROWS, CHUNK = 6000, 50
 
@@ -327,7 +328,36 @@ def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuff
     assert {(3, True), (3, False)} <= used
 
 
-@pytest.mark.parametrize(("options", "most"), [({"compression": "gzip"}, 1), ({}, 2)], ids=["packed", "plain"])
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("nan", [None, 0, 4321, ROWS - 1])
+def test_who_reads_alone_does_so_with_all_threads_that_are_kept(tmp_path, kept, nan, monkeypatch):
+    """To start others would take longer than to read."""
+    x = np.arange(3 * ROWS, dtype=np.float32).reshape(ROWS, 3)
+    if nan is not None:
+        x[nan, 1] = np.nan
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("X", data=x, chunks=(700, 3))
+    dataset = ChunkByChunk(tmp_path / "a.h5", "X")
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    loader = Loader(dataset, batch_size=8, memory="200kB", shuffle=False)
+    shared, share = [], sharing.share
+
+    def seen(work, threads, *arguments):
+        shared.append(threads)
+        share(work, threads, *arguments)
+
+    monkeypatch.setattr(sharing, "share", seen)
+    found = []
+    refused = nullcontext() if nan is None else pytest.raises(DataError, match=f"row {nan}, column 1")
+    with sharing.keep_threads() if kept else nullcontext(), dataset.open() as reader, refused:
+        for rows in loader.read(reader, loader.blocks):
+            found.append(rows.x.copy())
+    assert set(shared) == ({3} if kept else set())
+    assert np.concatenate([*found, x[:0]]).tobytes() == x[: sum(map(len, found))].tobytes()
+    assert nan is not None or len(found) > 1
+
+
+@pytest.mark.parametrize(("options", "most"), [({"compression": "gzip"}, 1), ({}, 3)], ids=["packed", "plain"])
 def test_no_more_threads_decode_than_there_is_memory_for(tmp_path, options, most, monkeypatch):
     """The consumer's thread takes part in reading what is not to be decoded."""
     dataset = ChunkByChunk(write_rows(tmp_path / "a.h5", 300_000, chunk=5000, **options), "X", "y")

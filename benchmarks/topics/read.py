@@ -21,6 +21,7 @@ from runner import print_table, take_turns
 import fastsgd as fs
 from fastsgd.data.blocks import Block
 from fastsgd.data.loader import Loader
+from fastsgd.kernels.sharing import keep_threads
 
 PEERS: tuple[str, ...] = ()
 COLUMNS = 32
@@ -51,7 +52,7 @@ def write_file(path: Path, options: Mapping[str, Any], rows: int, seed: int) -> 
 
 def read_all(dataset: fs.HDF5Dataset, loader: Loader, blocks: Iterable[Block]) -> None:
     """All rows, in the order of some blocks."""
-    with dataset.open(loader.decoders()) as reader:
+    with keep_threads(), dataset.open(loader.decoders()) as reader:
         rows = sum(len(rows.x) for rows in loader.read(reader, blocks))
     assert rows == dataset.n_rows
 

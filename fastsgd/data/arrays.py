@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsgd.data.blocks import Check, Reader, Rows
+from fastsgd.data.blocks import Asked, Check, Reader, Rows
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.spent import Spent
@@ -125,11 +125,11 @@ class ArrayDataset(Dataset):
     def open(self, threads: int = 1, spent: Spent | None = None) -> Iterator[Reader]:
         yield self
 
-    def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
+    def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         """Rows start to stop, as views."""
         rows = Rows(self._x, self._y, self._weight).each(lambda part: part[start:stop])
-        checked = rows if check is None else check(rows)
-        return lambda: checked
+        checked = rows if check is None else check(rows, ())
+        return Asked(lambda: checked)
 
     def give_back(self, rows: Rows) -> None:
         """Nothing to do: they are views."""

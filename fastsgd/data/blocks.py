@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastsgd.data.runs import Run
 
 Spans = NDArray[np.int64]
 
@@ -32,15 +34,34 @@ class Rows(NamedTuple):
         return Rows(x, y, weight)
 
 
-Check = Callable[[Rows], Rows]
+# Called with rows, and with the names of those parts of them that are known to have finite values only.
+Check = Callable[[Rows, Collection[str]], Rows]
+
+
+class Asked:
+    """Rows that were asked for; a call waits for them and returns them."""
+
+    def __init__(self, wait: Callable[[], Rows]) -> None:
+        self._wait = wait
+
+    def __call__(self) -> Rows:
+        return self._wait()
+
+    def runs(self) -> Sequence[Run]:
+        """What of them compiled code may read, with that of others, before they are waited for."""
+        return ()
+
+    def is_read(self) -> bool:
+        """Whether nothing but their check is left to be done."""
+        return False
 
 
 class Reader(Protocol):
     """An open source of rows."""
 
-    def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
-        """Begin to read source rows start to stop, which lie in one file; what is returned waits for them. `check` is
-        called with them, maybe by another thread; it returns those to be had, or raises."""
+    def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
+        """Begin to read source rows start to stop, which lie in one file. `check` is called with them, maybe by another
+        thread; it returns those to be had, or raises."""
 
     def give_back(self, rows: Rows) -> None:
         """Rows that were read are no longer needed: their memory may be used again."""
@@ -163,7 +184,7 @@ def joined(spans: Spans) -> Spans:
     return np.stack([spans[starts, 0], spans[stops, 1]], axis=1)
 
 
-def request_block(reader: Reader, block: Block, check: Check | None) -> Callable[[], Rows]:
+def request_block(reader: Reader, block: Block, check: Check | None) -> Asked:
     """Begin to read the rows of a block; all from its first to its last, of which those between its spans are
     dropped."""
     first, last = int(block.spans[0, 0]), int(block.spans[-1, 1])
@@ -173,9 +194,9 @@ def request_block(reader: Reader, block: Block, check: Check | None) -> Callable
 
     def kept() -> Rows:
         found = rows().each(lambda part: _kept(part, spans))
-        return found if check is None else check(found)
+        return found if check is None else check(found, ())
 
-    return kept
+    return Asked(kept)
 
 
 def _kept(part: NDArray[np.generic], spans: Spans) -> NDArray[np.generic]:

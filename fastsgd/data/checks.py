@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -53,8 +53,15 @@ class RowCheck:
         self._dtype = dtype
         self._check_target = check_target
 
-    def __call__(self, block: Block, rows: Rows) -> Rows:
-        """The rows of a block that are fit, maybe in the memory of those given.
+    @property
+    def is_quick(self) -> bool:
+        """Whether rows of which all is known to be finite need no further look at each value."""
+        types = (self._dataset.dtype, self._dataset.target_dtype, self._dataset.weight_dtype)
+        return all(one is None or one.itemsize <= self._dtype.itemsize for one in types)
+
+    def __call__(self, block: Block, rows: Rows, finite: Collection[str]) -> Rows:
+        """The rows of a block that are fit, maybe in the memory of those given; `finite` names parts of them that are
+        known to have finite values only.
 
         Raises
         ------
@@ -62,7 +69,11 @@ class RowCheck:
             For the first value that cannot be trained on, named by file, dataset, row and column.
         """
         kept = None
-        unfit = {name: part for name, part in rows._asdict().items() if self._first_unfit(block, name, part) >= 0}
+        unfit = {
+            name: part
+            for name, part in rows._asdict().items()
+            if part is not None and self._first_unfit(block, name, part, name in finite) >= 0
+        }
         if unfit and self._dataset.nan == "skip":
             kept = self._fit_rows(block, unfit)
             rows = rows.each(lambda part: self._only(part, kept))
@@ -95,18 +106,17 @@ class RowCheck:
         zero = ', nan="zero" would put 0 in its place' if name == "x" else ""
         return f'nan="skip" would leave the row out{zero}'
 
-    def _first_unfit(self, block: Block, name: str, part: NDArray[np.generic] | None) -> int:
+    def _first_unfit(self, block: Block, name: str, part: NDArray[np.generic], finite: bool = False) -> int:
         """Position of the first value that is not finite, or would not be in the dtype of the slabs, or else of one
         that stands for a missing value; or -1."""
-        from fastsgd.kernels.rows import first_nonfinite
-
-        if part is None:
-            return -1
         if part.dtype.kind == "f":
             values = part.reshape(-1)
-            position = int(first_nonfinite(values))
-            if position >= 0:
-                return position
+            if not finite:
+                from fastsgd.kernels.rows import first_nonfinite
+
+                position = int(first_nonfinite(values))
+                if position >= 0:
+                    return position
             if values.itemsize > self._dtype.itemsize:
                 limit = float(np.finfo(self._dtype).max)
                 if float(values.max()) > limit or float(values.min()) < -limit:

@@ -127,9 +127,9 @@ def checked_layout(dataset: Any, descriptor: int, path: str) -> Layout | str:
     direct = Direct(descriptor, layout, [Placement(None, name, 0, layout.columns)], Spent())
     for first, last in layout.samples(_SAMPLE_BYTES):
         out = np.empty((last - first, layout.columns), dtype)
-        work = Work({name: out}, [], [])
+        work = Work({name: out}, [], [], [])
         direct.read(first, last, work)
-        for job in work.decoding + work.reading:
+        for job in work.jobs():
             job()
         try:
             wanted = dataset[first:last].reshape(out.shape)

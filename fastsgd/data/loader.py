@@ -22,15 +22,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastsgd.data.blocks import Block, Reader, Rows, request_block
+from fastsgd.data.blocks import Asked, Block, Reader, Rows, request_block
 from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
+from fastsgd.data.runs import read_runs
 from fastsgd.data.spent import Spent
 from fastsgd.data.stream import Slab, Stream
 from fastsgd.errors import DataError
 
+_STRAIGHT_BYTES = 1 << 24  # read in one compiled call at most, but for what is larger by itself
 _ROWS_A_THREAD = 8192  # ordered and gathered in about the time that a thread takes to start
 
 
@@ -64,27 +66,46 @@ class Team(Protocol):
     def go_on(self) -> None:
         """Called before each block; may raise."""
 
+    def takers(self) -> int:
+        """Threads that may do in Python what is left to do for blocks, at most."""
+
     def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
         """``work(i, n, *arguments)`` for each i below an n of at most `threads`."""
 
 
 class _Alone:
-    """A team of one, who reads block by block."""
+    """Who reads while nothing else works: with all threads where these are kept, and so need not be started."""
+
+    def __init__(self, loader: Loader) -> None:
+        from fastsgd.kernels.sharing import keeps_threads
+
+        self._threads = loader.threads() if keeps_threads() else 1
+        # What is to be decoded is, by others, while this one uses a block.
+        self._room = 1 if loader.dataset.decodes() else 1 + loader.plan.blocks_ahead
 
     def room(self) -> int:
-        return 1
+        return self._room
 
     def go_on(self) -> None:
         pass
 
+    def takers(self) -> int:
+        return 1
+
     def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
-        work(0, 1, *arguments)
+        from fastsgd.kernels.sharing import share
+
+        threads = min(threads, self._threads)
+        if threads == 1:
+            work(0, 1, *arguments)
+        else:
+            share(work, threads, threads, *arguments)
 
 
 def _take(
     thread: int,
     threads: int,
-    asked: Sequence[Callable[[], Rows]],
+    asked: Sequence[Asked],
     go_on: Callable[[], None],
     outcomes: list[Rows | Exception | None],
 ) -> None:
@@ -225,7 +246,7 @@ class Loader:
             if self._arrays is None:
                 self._arrays = self._load()
             elif not self._arrays_are_checked:
-                self._arrays = self._check(Block(self.dataset._spans), self._arrays)
+                self._arrays = self._check(Block(self.dataset._spans), self._arrays, ())
             self._arrays_are_checked = True
             yield from self._from_memory(self._arrays, epoch, start)
 
@@ -277,26 +298,32 @@ class Loader:
     def read(self, reader: Reader, blocks: Iterable[Block], *, unchecked: bool = False) -> Iterator[Rows]:
         """The rows of each block, every value of them fit to be trained on unless `unchecked`, until the next are asked
         for. Some are read ahead of their turn."""
-        for rows in self.read_together(reader, blocks, _Alone(), unchecked=unchecked):
-            yield rows.pop()
+        for rows in self.read_together(reader, blocks, _Alone(self), unchecked=unchecked):
+            rows.reverse()
+            while rows:
+                yield rows.pop()
 
     def read_together(
         self, reader: Reader, blocks: Iterable[Block], team: Team, *, unchecked: bool = False
     ) -> Iterator[list[Rows]]:
         """`read`, several blocks at a time: as many as the team has room for, but no more than leave as many on their
-        way. Of several errors that of the first block is raised."""
-        asked: deque[Callable[[], Rows]] = deque()
-        remaining, most = iter(blocks), max(1, (1 + self.plan.blocks_ahead) // 2)
-        # What is to be decoded is shared out already, among as many threads as there is memory for.
-        takers = 1 if self.dataset.decodes() else self.threads()
+        way where these are decoded meanwhile. Of several errors that of the first block is raised."""
+        asked: deque[Asked] = deque()
+        remaining, memory = iter(blocks), 1 + self.plan.blocks_ahead
+        most = max(1, memory // 2) if self.dataset.decodes() else memory
+        threads = self.threads()
         while True:
-            for block in itertools.islice(remaining, 1 + self.plan.blocks_ahead - len(asked)):
+            for block in itertools.islice(remaining, memory - len(asked)):
                 asked.append(request_block(reader, block, None if unchecked else partial(self._check, block)))
             if not asked:
                 return
             outcomes: list[Rows | Exception | None] = [None] * min(team.room(), most, len(asked))
             taken = [asked.popleft() for _ in outcomes]
-            team.together(_take, min(len(taken), takers), taken, team.go_on, outcomes)
+            self._read_straight(taken, team, threads)
+            # Threads that only run Python wait for one another.
+            only_python = self._check.is_quick and all(one.is_read() for one in taken)
+            takers = 1 if only_python else min(len(taken), team.takers())
+            team.together(_take, takers, taken, team.go_on, outcomes)
             rows = [one for one in outcomes if isinstance(one, Rows)]
             error = next((one for one in outcomes if isinstance(one, Exception)), None)
             outcomes.clear()
@@ -308,6 +335,16 @@ class Loader:
             yield list(rows)
             while rows:
                 reader.give_back(rows.pop())
+
+    def _read_straight(self, asked: Sequence[Asked], team: Team, threads: int) -> None:
+        """Read what compiled code may read of some rows, so much at a time that an end is soon noticed."""
+        runs = [run for one in asked for run in one.runs()]
+        while runs:
+            team.go_on()
+            ends = itertools.accumulate(run.nbytes for run in runs)
+            count = 1 + sum(end <= _STRAIGHT_BYTES for end in itertools.islice(ends, 1, None))
+            self.spent.add(reading=read_runs(runs[:count], team.together, threads))
+            del runs[:count]
 
     def _load(self) -> Rows:
         """All rows, in storage order and dtype."""

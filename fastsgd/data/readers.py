@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Check, Rows
+from fastsgd.data.blocks import Asked, Check, Rows
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.files import OpenFile
 from fastsgd.data.helpers import Helpers
+from fastsgd.data.runs import Run
 from fastsgd.data.schema import READ_ERRORS
 from fastsgd.data.spent import Spent
 from fastsgd.data.transfer import JOB_BYTES, Work
@@ -72,24 +73,26 @@ class HDF5Reader:
         }
         self._spare.append({name: part for name, part in parts.items() if part is not None})
 
-    def request(self, start: int, stop: int, check: Check | None = None) -> Callable[[], Rows]:
+    def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         index, first = self._dataset.place(start)
         last = first + stop - start
         outs: Memory = {}
-        work = Work(outs, [], [])
+        work = Work(outs, [], [], [])
         with _explained(self._dataset, index, first, last):
             file = self._file(index)
             for source in file.sources():
                 source.read(first, last, work)
         take = partial(self._take, outs, stop - start)
-        return _Reading(self._dataset, index, (first, last), file, work, take, check).start(self._helpers)
+        reading = _Reading(self._dataset, index, (first, last), file, work, take, check)
+        reading.start(self._helpers)
+        return reading
 
     def _take(self, outs: Memory, rows: int) -> Rows:
         outs.update(self.empty_rows(rows))
         return Rows(outs["x"], outs.get("y"), outs.get("weight"))
 
 
-class _Reading:
+class _Reading(Asked):
     """Rows that are being read. No closure: whoever keeps an error from here must not keep the rows with it."""
 
     def __init__(
@@ -111,11 +114,13 @@ class _Reading:
         self._take = take
         self._check = check
         self._left = itertools.count(0)
+        self._helpers: Helpers
+        self._started: list[Job] = []
 
-    def start(self, helpers: Helpers) -> Callable[[], Rows]:
-        """Let others decode; what is returned does the rest and waits for them."""
+    def start(self, helpers: Helpers) -> None:
+        """Let others decode."""
+        self._helpers = helpers
         jobs = self._work.decoding
-        started: list[Job] = []
         if not helpers:
             self._work.reading.extend(jobs)
         elif jobs:
@@ -125,8 +130,24 @@ class _Reading:
             together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
             shares = [jobs[at : at + together] for at in range(0, len(jobs), together)]
             self._left = itertools.count(len(shares), -1)
-            started = [helpers.hand_over(partial(self._do, *share)) for share in shares]
-        return partial(self._result, helpers, started)
+            self._started = [helpers.hand_over(partial(self._do, *share)) for share in shares]
+
+    def runs(self) -> Sequence[Run]:
+        if not self._work.straight:
+            return ()
+        self._taken()
+        return [one.run for one in self._work.straight if one.take(self._work.outs)]
+
+    def is_read(self) -> bool:
+        work = self._work
+        return not (work.reading or work.decoding) and all(one.run.came for one in work.straight)
+
+    def _taken(self) -> Rows:
+        """Memory that nobody else writes to; taken as late as can be, then it is that of the block before, still in
+        cache."""
+        if self._rows is None:
+            self._rows = self._take()
+        return self._rows
 
     def _do(self, *jobs: Callable[[], None]) -> None:
         for job in jobs:
@@ -134,20 +155,20 @@ class _Reading:
         # The check is for whoever is last, and so finds rows in its cache.
         if next(self._left) == 0 and self._check is not None:
             assert self._rows is not None
-            self._rows = self._check(self._rows)
+            self._rows = self._check(self._rows, [one.part for one in self._work.straight if one.run.finite])
 
-    def _result(self, helpers: Helpers, started: list[Job]) -> Rows:
+    def __call__(self) -> Rows:
         with _explained(self._dataset, self._index, *self._span):
             try:
-                # Memory that nobody else writes to is taken only now: that of the block before, still in cache.
-                if self._rows is None:
-                    self._rows = self._take()
+                self._taken()
+                for one in self._work.straight:
+                    one.read(self._work.outs)
                 self._do(*self._work.reading)
-                for job in started:
-                    helpers.finish(job)
+                for job in self._started:
+                    self._helpers.finish(job)
             finally:  # what has changed may be why it cannot be read
                 self._dataset.require_unchanged(self._index, self._file)
-        return self._rows
+        return self._taken()
 
 
 @contextmanager

@@ -16,12 +16,12 @@ from fastsgd.data.chunks import Layout, Piece
 from fastsgd.data.codecs import undo, unshuffled
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.conventions import is_transposed
+from fastsgd.data.runs import PAGE_CACHE_RATE, Place, Run
 from fastsgd.data.scratch import scratch
 from fastsgd.data.spent import Spent
 
 JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
 _SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
-_PAGE_CACHE_RATE = 2e9  # bytes a second at least; disks are slower
 
 Outs = Mapping[str, NDArray[Any]]
 
@@ -36,6 +36,34 @@ class Work(NamedTuple):
     outs: Outs
     decoding: list[Callable[[], None]]
     reading: list[Callable[[], None]]
+    straight: list[Straight]
+
+    def jobs(self) -> list[Callable[[], None]]:
+        """All of it, to be done in any order and by any thread."""
+        return [*self.decoding, *self.reading, *(partial(one.read, self.outs) for one in self.straight)]
+
+
+class Straight(NamedTuple):
+    """A run that compiled code may read into a part of the rows, and what reads the same otherwise."""
+
+    run: Run
+    part: str
+    source: Direct
+
+    def take(self, outs: Outs) -> bool:
+        """Let the rows be those of the run; False where they are not as it lies in the file."""
+        out = outs[self.part]
+        if not self.source.lies_as(out):
+            return False
+        self.run.out = out
+        return True
+
+    def read(self, outs: Outs) -> None:
+        """Read what did not come."""
+        if self.run.came:
+            self.source.slow = self.run.slow
+        else:
+            self.source.read_by_pieces(self.run.first, self.run.last, outs)
 
 
 class Placement(NamedTuple):
@@ -110,13 +138,23 @@ class Direct:
         self._layout = layout
         self._placements = placements
         stored = layout.stored
-        self._slow = False  # whether what was read last came from no memory: to ask ahead costs a fifth of reading that
+        self.slow = False  # whether what was read last came from no memory: to ask ahead costs a fifth of reading that
         self._swapped = stored.names is None and not stored.isnative
         self._native = stored.newbyteorder("=") if stored.names is None else stored
+        whole_rows = len(placements) == 1 and placements[0].field is None and layout.chunk[1] == layout.columns
+        as_stored = stored.names is None and not self._swapped and not layout.filters
+        self._place: Place | None = None
+        if whole_rows and as_stored and (layout.offsets >= 0).all():
+            self._place = Place(
+                descriptor, np.ascontiguousarray(layout.offsets[:, 0]), layout.chunk[0], layout.columns, stored
+            )
 
     def read(self, first: int, last: int, work: Work) -> None:
+        if self._place is not None and not self.slow:
+            work.straight.append(Straight(Run(self._place, first, last), self._placements[0].part, self))
+            return
         pieces = list(self._layout.pieces(first, last))
-        if self._slow:
+        if self.slow:
             for piece in pieces:
                 self._expect(piece)
         if not self._layout.filters:
@@ -126,6 +164,14 @@ class Direct:
         step = -(-JOB_BYTES // size)
         for at in range(0, len(pieces), step):
             work.decoding.append(partial(self._read_pieces, pieces[at : at + step], first, work.outs))
+
+    def lies_as(self, out: NDArray[Any]) -> bool:
+        """Whether rows in memory are as those in the file."""
+        return out.dtype == self._native and out.shape[1] == self._layout.columns and out.flags.c_contiguous
+
+    def read_by_pieces(self, first: int, last: int, outs: Outs) -> None:
+        """Read rows first to last in Python, which says why where it cannot."""
+        self._read_pieces(list(self._layout.pieces(first, last)), first, outs)
 
     def _expect(self, piece: Piece) -> None:
         """Let the system read a piece ahead."""
@@ -195,5 +241,5 @@ class Direct:
                 raise OSError("the file was cut short while it was read")
             view, offset = view[count:], offset + count
         seconds = time.perf_counter() - begin
-        self._slow = len(out) < _PAGE_CACHE_RATE * seconds
+        self.slow = len(out) < PAGE_CACHE_RATE * seconds
         return seconds

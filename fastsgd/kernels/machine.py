@@ -192,6 +192,33 @@ def _plain_read(counters: Any, index: int) -> int:
 
 
 @intrinsic
+def read_at(typing, descriptor, pointer, count, offset):
+    """Bring up to `count` bytes of an open file, from `offset` on, to where a pointer points. Returns how many came:
+    none at the end of the file, and less than none where it cannot be read."""
+    signature = types.int64(types.int32, pointer, types.int64, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        descriptor, pointer, count, offset = arguments
+        # That of the C library, whose offsets have 64 bits wherever a pointer has.
+        buffer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        function_type = ir.FunctionType(I64, [I32, buffer.type, I64, I64])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "pread")
+        return builder.call(function, [descriptor, buffer, count, offset])
+
+    return signature, codegen
+
+
+@intrinsic
+def pointer_at(typing, address, like):
+    """A pointer to an address, to elements of the type of `like`. In plain Python there are no addresses."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(types.int64, like), codegen
+
+
+@intrinsic
 def _compiled_pause(typing):
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         void = ir.VoidType()

@@ -172,6 +172,11 @@ def keep_threads() -> Iterator[None]:
             _end(workers)  # where an interrupt came between
 
 
+def keeps_threads() -> bool:
+    """Whether threads that share this one's work are kept."""
+    return _kept.workers is not None
+
+
 def _end(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.end()

@@ -89,10 +89,10 @@ class Rows:
     def _decode(self, direct: Direct, first: int, out: NDArray[np.uint8]) -> None:
         from fastsgd.kernels.threads import available_threads
 
-        work = Work({_PART: out.view(self.item.dtype)}, [], [])
+        work = Work({_PART: out.view(self.item.dtype)}, [], [], [])
         direct.read(first, first + len(out), work)
         with ThreadPoolExecutor(min(self._threads, available_threads(None))) as pool:
-            for job in [pool.submit(job) for job in work.decoding + work.reading]:
+            for job in [pool.submit(job) for job in work.jobs()]:
                 job.result()
 
     @contextmanager

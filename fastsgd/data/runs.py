@@ -1,0 +1,120 @@
+"""Rows that lie in a file as they will in memory: compiled code reads them, and looks whether they are finite.
+
+Python would take about as long for a block as the system takes to copy it, and two threads in Python wait for each
+other. So those of several blocks are read in one call, of which each thread does its share of every block.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NUMBERS = 8  # that stand for a run
+PAGE_CACHE_RATE = 2e9  # bytes a second at least; disks are slower
+
+
+def address_of(values: NDArray[Any]) -> int:
+    """Where an array lies; its `ctypes` take three times as long to say so."""
+    address: int = values.__array_interface__["data"][0]
+    return address
+
+
+class Place:
+    """Where a dataset without filters lies.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of the open file.
+    offsets : array (chunks,), int64, C-contiguous
+        Where each chunk starts in the file.
+    height : int
+        Rows of a chunk.
+    columns : int
+    dtype : numpy.dtype
+        Of the values.
+    """
+
+    def __init__(
+        self, descriptor: int, offsets: NDArray[np.int64], height: int, columns: int, dtype: np.dtype[Any]
+    ) -> None:
+        self.looks = dtype.kind == "f" and dtype.itemsize in (4, 8)  # whether values are looked at
+        # Of others the bytes are read.
+        value_bytes = dtype.itemsize if self.looks else 1
+        width = columns * dtype.itemsize // value_bytes
+        self._offsets = offsets  # whose address is among the numbers
+        self.numbers = (descriptor, address_of(offsets), height, width, value_bytes)
+
+
+class Run:
+    """Rows first to last of a dataset without filters.
+
+    Attributes
+    ----------
+    place : Place
+    first, last : int
+    out : array (rows, columns), C-contiguous, or None
+        Where they go, of the type that they have in the file; to be set before they are read.
+    came, finite : bool
+        Whether they were read, and whether they are floats and all finite.
+    slow : bool
+        Whether they came from no memory, with others that were read together.
+    """
+
+    def __init__(self, place: Place, first: int, last: int) -> None:
+        self.place = place
+        self.first = first
+        self.last = last
+        self.out: NDArray[Any] | None = None
+        self.came = False
+        self.finite = False
+        self.slow = False
+
+    @property
+    def nbytes(self) -> int:
+        assert self.out is not None
+        return self.out.nbytes
+
+    def numbers(self) -> tuple[int, ...]:
+        """What the kernel takes; arrays by their addresses."""
+        assert self.out is not None
+        return (*self.place.numbers, self.first, self.last, address_of(self.out))
+
+
+# ``together(work, threads, *arguments)`` calls ``work(i, n, *arguments)`` for each i below an n of at most `threads`.
+Together = Callable[..., None]
+
+
+@cache
+def _compile(kernel: Callable[..., None]) -> None:
+    """Once, before it is used: the time that it takes is none of reading."""
+    kernel(0, 1, np.empty((0, _NUMBERS), np.int64), np.empty((0, 1), np.int8))
+
+
+def read_runs(runs: Sequence[Run], together: Together, threads: int) -> float:
+    """Read some runs; what does not come is to be read by who can say why. Returns the seconds that it took."""
+    from numba import config
+
+    from fastsgd.kernels.reading import FINITE, SHORT, read_shares
+
+    if config.DISABLE_JIT:
+        return 0.0  # plain Python has no addresses
+    numbers = array("q", itertools.chain.from_iterable(run.numbers() for run in runs))
+    table = np.frombuffer(numbers, np.int64).reshape(len(runs), _NUMBERS)
+    outcomes = np.full((len(runs), threads), FINITE, np.int8)
+    _compile(read_shares)
+    begin = time.perf_counter()
+    together(read_shares, threads, table, outcomes)
+    seconds = time.perf_counter() - begin
+    slow = sum(run.nbytes for run in runs) < PAGE_CACHE_RATE * seconds
+    for run, outcome in zip(runs, map(min, outcomes.tolist()), strict=True):
+        run.came, run.slow = outcome != SHORT, slow
+        run.finite = outcome == FINITE and run.place.looks
+    return seconds
