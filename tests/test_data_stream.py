@@ -374,6 +374,26 @@ def test_no_more_threads_decode_than_there_is_memory_for(tmp_path, options, most
     assert max(asked) == most
 
 
+@pytest.mark.parametrize(("packed", "threads"), [(True, 1), (False, 3)])
+def test_beside_others_that_decode_one_thread_reads(tmp_path, packed, threads, monkeypatch):
+    """Targets without filters are few beside features that several threads decode."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        x = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2)
+        file.create_dataset("X", data=x, chunks=(CHUNK, 2), compression="gzip" if packed else None)
+        file.create_dataset("y", data=x[:, :1], chunks=(CHUNK, 1))
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    asked, read_runs = set(), loader_module.read_runs
+
+    def seen(runs, together, threads):
+        asked.add(threads)
+        return read_runs(runs, together, threads)
+
+    monkeypatch.setattr(loader_module, "read_runs", seen)
+    found = [y[:, 0].copy() for _, y in ChunkByChunk(tmp_path / "a.h5", "X", "y").batches(8, memory="1MB")]
+    assert sorted(np.concatenate(found)) == x[:, 0].tolist()
+    assert asked == {threads}
+
+
 def test_nothing_is_let_go_that_the_consumer_still_works_on(dataset, monkeypatch):
     """Where the thread's own share fails, it waits for the consumer's before it closes what both use."""
     monkeypatch.setattr(stream_module, "_BYTES_WORTH_HELP", 1)

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
+import fastsgd.data.runs as runs_module
 from fastsgd.data.runs import Place, Run, read_runs
-from fastsgd.kernels.reading import FINITE, READ, SHORT, read_shares
+from fastsgd.kernels.reading import FINITE, SHORT, read_shares
 
 HEIGHTS = [1, 3, 7, 50, 10_000]
 
@@ -127,5 +128,51 @@ def test_whole_numbers_are_not_looked_at(tmp_path, opened):
     outcomes = np.zeros((1, 1), np.int8)
     read_shares(0, 1, np.array([run.numbers()], np.int64), outcomes)
     assert outcomes.tolist() == [[FINITE]]
-    assert READ not in outcomes
     assert (run.out == -1).all()
+
+
+class Clock:
+    """A time that goes on only where it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(runs_module.time, "perf_counter", lambda: self.now)
+
+    def together(self, before, within):
+        """Two threads that begin so many seconds after they are asked to, and take so many each."""
+
+        def together(work, threads, *arguments):
+            for thread in range(threads):
+                self.now += before
+                work(thread, threads, *arguments)
+
+        read_shares = runs_module._kernel()
+
+        def slowly(*arguments):
+            self.now += within
+            read_shares(*arguments)
+
+        return together, slowly
+
+
+@pytest.mark.parametrize(
+    ("before", "within", "height", "slow"),
+    [
+        (1.0, 0.0, 5000, False),  # that a thread begins late says nothing of the disk
+        (0.0, 1.0, 5000, True),
+        (0.0, 5e-4, 5000, True),  # 20 kB in two calls
+        (0.0, 5e-4, 50, False),  # in a hundred
+    ],
+)
+def test_slow_is_what_no_memory_takes(tmp_path, opened, monkeypatch, before, within, height, slow):
+    rows = np.ones((5000, 1), np.float32)
+    rows.tofile(tmp_path / "a")
+    offsets = np.arange(0, rows.nbytes, height * 4)
+    run = Run(Place(opened(tmp_path / "a"), offsets, height, 1, rows.dtype), 0, 5000)
+    run.out = np.empty_like(rows)
+    together, slowly = Clock(monkeypatch).together(before, within)
+    monkeypatch.setattr(runs_module, "_kernel", lambda: slowly)
+    seconds = read_runs([run], together, 2)
+    assert run.came
+    assert run.slow == slow
+    assert seconds == pytest.approx(within)

@@ -55,9 +55,12 @@ class RowCheck:
 
     @property
     def is_quick(self) -> bool:
-        """Whether rows of which all is known to be finite need no further look at each value."""
-        types = (self._dataset.dtype, self._dataset.target_dtype, self._dataset.weight_dtype)
-        return all(one is None or one.itemsize <= self._dtype.itemsize for one in types)
+        """Whether rows that are known to be finite need no further look at each value of theirs."""
+        dataset = self._dataset
+        types = {"x": dataset.dtype, "y": dataset.target_dtype, "weight": dataset.weight_dtype}
+        here = {name: dtype for name, dtype in types.items() if dtype is not None}
+        missing = any(dataset.missing_values(name, row) for row in dataset._files()[:-1].tolist() for name in here)
+        return not missing and all(dtype.itemsize <= self._dtype.itemsize for dtype in here.values())
 
     def __call__(self, block: Block, rows: Rows, finite: Collection[str]) -> Rows:
         """The rows of a block that are fit, maybe in the memory of those given; `finite` names parts of them that are

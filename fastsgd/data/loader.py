@@ -311,7 +311,8 @@ class Loader:
         asked: deque[Asked] = deque()
         remaining, memory = iter(blocks), 1 + self.plan.blocks_ahead
         most = max(1, memory // 2) if self.dataset.decodes() else memory
-        threads = self.threads()
+        # What is to be decoded is shared out already, among as many threads as there is memory for.
+        threads, is_quick = 1 if self.dataset.decodes() else self.threads(), self._check.is_quick
         while True:
             for block in itertools.islice(remaining, memory - len(asked)):
                 asked.append(request_block(reader, block, None if unchecked else partial(self._check, block)))
@@ -321,8 +322,8 @@ class Loader:
             taken = [asked.popleft() for _ in outcomes]
             self._read_straight(taken, team, threads)
             # Threads that only run Python wait for one another.
-            only_python = self._check.is_quick and all(one.is_read() for one in taken)
-            takers = 1 if only_python else min(len(taken), team.takers())
+            only_python = is_quick and all(one.is_read() for one in taken)
+            takers = 1 if only_python else min(len(taken), threads, team.takers())
             team.together(_take, takers, taken, team.go_on, outcomes)
             rows = [one for one in outcomes if isinstance(one, Rows)]
             error = next((one for one in outcomes if isinstance(one, Exception)), None)

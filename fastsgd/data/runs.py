@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NUMBERS = 8  # that stand for a run
-PAGE_CACHE_RATE = 2e9  # bytes a second at least; disks are slower
+# What is in memory comes at so many bytes a second at least, after so many seconds for each call; disks are slower.
+_PAGE_CACHE_RATE, _CALL_SECONDS = 2e9, 1e-5
+
+
+def is_slow(nbytes: int, calls: int, seconds: float) -> bool:
+    """Whether bytes that took so many calls and seconds came from no memory."""
+    return seconds > calls * _CALL_SECONDS + nbytes / _PAGE_CACHE_RATE
 
 
 def address_of(values: NDArray[Any]) -> int:
@@ -49,6 +55,7 @@ class Place:
         # Of others the bytes are read.
         value_bytes = dtype.itemsize if self.looks else 1
         width = columns * dtype.itemsize // value_bytes
+        self.height = height
         self._offsets = offsets  # whose address is among the numbers
         self.numbers = (descriptor, address_of(offsets), height, width, value_bytes)
 
@@ -82,6 +89,11 @@ class Run:
         assert self.out is not None
         return self.out.nbytes
 
+    @property
+    def chunks(self) -> int:
+        """How many chunks the rows lie in."""
+        return (self.last - 1) // self.place.height - self.first // self.place.height + 1
+
     def numbers(self) -> tuple[int, ...]:
         """What the kernel takes; arrays by their addresses."""
         assert self.out is not None
@@ -93,27 +105,45 @@ Together = Callable[..., None]
 
 
 @cache
-def _compile(kernel: Callable[..., None]) -> None:
-    """Once, before it is used: the time that it takes is none of reading."""
-    kernel(0, 1, np.empty((0, _NUMBERS), np.int64), np.empty((0, 1), np.int8))
+def _kernel() -> Callable[..., None]:
+    """What reads, compiled: the time that this takes is none of reading."""
+    from fastsgd.kernels.reading import read_shares
+
+    read_shares(0, 1, np.empty((0, _NUMBERS), np.int64), np.empty((0, 1), np.int8))
+    kernel: Callable[..., None] = read_shares
+    return kernel
+
+
+def _read_share(
+    thread: int,
+    threads: int,
+    table: NDArray[np.int64],
+    outcomes: NDArray[np.int8],
+    seconds: NDArray[np.float64],
+) -> None:
+    """A thread's share, and how long that took: until it begins, it may wait for a core."""
+    kernel = _kernel()
+    begin = time.perf_counter()
+    kernel(thread, threads, table, outcomes)
+    seconds[thread] = time.perf_counter() - begin
 
 
 def read_runs(runs: Sequence[Run], together: Together, threads: int) -> float:
     """Read some runs; what does not come is to be read by who can say why. Returns the seconds that it took."""
     from numba import config
 
-    from fastsgd.kernels.reading import FINITE, SHORT, read_shares
+    from fastsgd.kernels.reading import FINITE, SHORT
 
     if config.DISABLE_JIT:
         return 0.0  # plain Python has no addresses
     numbers = array("q", itertools.chain.from_iterable(run.numbers() for run in runs))
     table = np.frombuffer(numbers, np.int64).reshape(len(runs), _NUMBERS)
     outcomes = np.full((len(runs), threads), FINITE, np.int8)
-    _compile(read_shares)
-    begin = time.perf_counter()
-    together(read_shares, threads, table, outcomes)
-    seconds = time.perf_counter() - begin
-    slow = sum(run.nbytes for run in runs) < PAGE_CACHE_RATE * seconds
+    _kernel()  # before the threads, which would wait for one another
+    each = np.zeros(threads)
+    together(_read_share, threads, table, outcomes, each)
+    seconds = float(each.max())
+    slow = is_slow(sum(run.nbytes for run in runs), sum(run.chunks for run in runs), seconds)
     for run, outcome in zip(runs, map(min, outcomes.tolist()), strict=True):
         run.came, run.slow = outcome != SHORT, slow
         run.finite = outcome == FINITE and run.place.looks

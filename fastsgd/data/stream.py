@@ -318,8 +318,7 @@ class _Filler:
         return self._slab
 
     def takers(self) -> int:
-        # What is to be decoded is shared out already, among as many threads as there is memory for.
-        return 1 if self._loader.dataset.decodes() else self._loader.threads()
+        return self._loader.threads()
 
     def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
         """``work(i, threads, *arguments)`` for each i below `threads`; for one alone, unless the consumer waits, whose

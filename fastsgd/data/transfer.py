@@ -16,7 +16,7 @@ from fastsgd.data.chunks import Layout, Piece
 from fastsgd.data.codecs import undo, unshuffled
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.conventions import is_transposed
-from fastsgd.data.runs import PAGE_CACHE_RATE, Place, Run
+from fastsgd.data.runs import Place, Run, is_slow
 from fastsgd.data.scratch import scratch
 from fastsgd.data.spent import Spent
 
@@ -241,5 +241,5 @@ class Direct:
                 raise OSError("the file was cut short while it was read")
             view, offset = view[count:], offset + count
         seconds = time.perf_counter() - begin
-        self.slow = len(out) < PAGE_CACHE_RATE * seconds
+        self.slow = is_slow(len(out), 1, seconds)
         return seconds
