@@ -57,10 +57,12 @@ def _train(dtype: str, threads: int) -> None:
 
 
 def _read(dtype: str, storage: str, several: bool) -> None:
-    """Draw rows held in `storage`: from memory, on one thread and several, and from a file that is streamed."""
+    """Draw rows held in `storage`: from arrays, whose values are looked at otherwise than those of files; from a file
+    that fits into memory, on one thread and several; and from one that is streamed."""
     import h5py
 
     values = (np.arange(_ROWS * _FEATURES).reshape(_ROWS, -1) % 2).astype(storage)
+    _trainer(dtype, 1, []).fit((values, values[:, 0].copy()), batch_size=_BATCH[2], progress=False)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "data.h5")
         with h5py.File(path, "w") as file:
