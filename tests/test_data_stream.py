@@ -1,4 +1,5 @@
-"""The thread that reads ahead: it starts with an epoch, hands its errors over, and ends with its consumer."""
+"""Rows that are read as they are trained on, beside the consumer or in turns with it: what begins with an epoch ends
+with its consumer, and errors reach it."""
 
 import gc
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from data_files import ChunkByChunk, numbers_of, write_rows
 
+import fastsgd.data.filler as filler_module
 import fastsgd.data.loader as loader_module
 import fastsgd.data.stream as stream_module
 from fastsgd.data import ArrayDataset, HDF5Dataset
@@ -39,11 +41,11 @@ def descriptors(folder):
     return sum(link.startswith(str(folder)) for link in links)
 
 
-@pytest.fixture(autouse=True, params=[1, 64], ids=["beside", "in-turns"])
-def _nothing_is_left(tmp_path, request, monkeypatch):
-    """Whether rows are moved beside a consumer on one thread, or in turns with one that computes on all cores."""
-    monkeypatch.setitem(Loader.__init__.__kwdefaults__, "consumer_threads", request.param)
-    yield
+@pytest.fixture(autouse=True, params=[False, True], ids=["beside", "in-turns"])
+def turns(tmp_path, request, monkeypatch):
+    """Whether rows are read and moved in turns with the consumer, and not by a thread beside it."""
+    monkeypatch.setitem(Loader.__init__.__kwdefaults__, "takes_turns", request.param)
+    yield request.param
     assert threads() + threads("decoder") + threads("worker") == []
     assert descriptors(tmp_path) == 0
 
@@ -66,23 +68,22 @@ def dataset(tmp_path):
 
 
 @pytest.fixture(params=[True, False], ids=["window", "stored"])
-def batches(request, dataset):
-    """An epoch through the thread, begun."""
+def batches(request, dataset, turns):
+    """An epoch, begun."""
     batches = dataset.batches(8, memory="60kB", shuffle=request.param)
     assert threads() == []  # not before the first batch
     next(batches)
-    assert len(threads()) == 1
-    assert threads()[0].daemon
+    assert [thread.daemon for thread in threads()] == ([] if turns else [True])
     return [batches]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("end", ["close", "forget", "error", "rows"])
-def test_decoders_end_too(packed, end, shuffle, monkeypatch, tmp_path):
+def test_decoders_end_too(packed, end, shuffle, monkeypatch, tmp_path, turns):
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
     batches = [packed.batches(10, memory="5MB", shuffle=shuffle)]
     next(batches[0])
-    assert len(threads()) == 1
+    assert len(threads()) == 1 - turns
     assert threads("decoder")
     assert descriptors(tmp_path) >= 1
     if end == "close":
@@ -98,13 +99,13 @@ def test_decoders_end_too(packed, end, shuffle, monkeypatch, tmp_path):
     assert descriptors(tmp_path) == 0
 
 
-def test_one_of_two_that_is_abandoned_leaves_the_other_alone(packed):
+def test_one_of_two_that_is_abandoned_leaves_the_other_alone(packed, turns):
     one, other = (packed.batches(10, memory="5MB", epoch=epoch) for epoch in range(2))
     next(one)
     rows = len(next(other)[0])
-    assert len(threads()) == 2
+    assert len(threads()) == 2 * (1 - turns)
     del one
-    assert len(threads()) == 1
+    assert len(threads()) == 1 - turns
     assert rows + sum(len(x) for x, _ in other) == packed.n_rows
 
 
@@ -222,7 +223,7 @@ def test_an_error_waits_for_nobody(dataset):
         if len(seen) == 6:
             raise ZeroDivisionError("in the thread")
 
-    options = {"shuffle": False, "check_target": fail, "consumer_threads": 1}
+    options = {"shuffle": False, "check_target": fail, "takes_turns": False}
     stream = Stream(Loader(dataset, batch_size=8, memory="60kB", **options), 0)
     for thread in threads():
         thread.join()
@@ -311,21 +312,46 @@ def test_slabs_hold_whole_batches_and_no_more_than_is_wanted(dataset):
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuffle, monkeypatch):
-    """The same rows in the same order as from one."""
+    """The same rows in the same order as from one; in turns its own thread is among them."""
     options = {"memory": "60kB", "shuffle": shuffle}
     expected = numbers_of(dataset.batches(8, **options))
-    monkeypatch.setattr(loader_module, "_ROWS_A_THREAD", 1)
+    monkeypatch.setattr(filler_module, "_BYTES_A_THREAD", 1)
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    monkeypatch.setattr(stream_module, "_BYTES_WORTH_HELP", 1)
-    used, move = set(), stream_module._move_pieces
+    used, move = set(), filler_module._move_pieces
 
     def seen(thread, threads, *arguments):
-        used.add((threads, threading.current_thread() is threading.main_thread()))
+        used.add((thread, threads, threading.current_thread() is threading.main_thread()))
         move(thread, threads, *arguments)
 
-    monkeypatch.setattr(stream_module, "_move_pieces", seen)
-    assert numbers_of(dataset.batches(8, **options)).tolist() == expected.tolist()
-    assert {(3, True), (3, False)} <= used
+    monkeypatch.setattr(filler_module, "_move_pieces", seen)
+    with sharing.keep_threads():
+        assert numbers_of(dataset.batches(8, **options)).tolist() == expected.tolist()
+    turns = Loader.__init__.__kwdefaults__["takes_turns"]
+    assert {(0, 3, turns), (1, 3, False), (2, 3, False)} <= used
+
+
+def test_beside_a_consumer_that_computes_one_thread_moves_rows(dataset, monkeypatch):
+    monkeypatch.setattr(filler_module, "_BYTES_A_THREAD", 1)
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    reader = Stream(Loader(dataset, batch_size=8, memory="60kB", takes_turns=False), 0)
+    used, move = [], filler_module._move_pieces
+
+    def seen(thread, threads, *arguments):
+        used.append(threads)
+        move(thread, threads, *arguments)
+
+    monkeypatch.setattr(filler_module, "_move_pieces", seen)
+    try:
+        assert reader.next() is not None
+        while reader._between.free.qsize() or reader._between.ready.qsize() < 2:
+            threads()[0].join(0.01)  # until it waits for a slab
+        used.clear()
+        reader._between.free.put(reader._current)  # as `give_back`, but going on to compute
+        while reader._between.free.qsize() or reader._between.ready.qsize() < 3:
+            threads()[0].join(0.01)
+    finally:
+        reader.close()
+    assert set(used) == {1}
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -359,10 +385,10 @@ def test_who_reads_alone_does_so_with_all_threads_that_are_kept(tmp_path, kept, 
 
 @pytest.mark.parametrize(("options", "most"), [({"compression": "gzip"}, 1), ({}, 3)], ids=["packed", "plain"])
 def test_no_more_threads_decode_than_there_is_memory_for(tmp_path, options, most, monkeypatch):
-    """The consumer's thread takes part in reading what is not to be decoded."""
+    """What is not to be decoded is read by as many as there are."""
     dataset = ChunkByChunk(write_rows(tmp_path / "a.h5", 300_000, chunk=5000, **options), "X", "y")
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    loader = Loader(dataset, batch_size=100, memory="4MB", consumer_threads=64)
+    loader = Loader(dataset, batch_size=100, memory="4MB", takes_turns=True)
     asked, take = set(), loader_module._take
 
     def seen(thread, threads, *arguments):
@@ -370,7 +396,8 @@ def test_no_more_threads_decode_than_there_is_memory_for(tmp_path, options, most
         take(thread, threads, *arguments)
 
     monkeypatch.setattr(loader_module, "_take", seen)
-    assert sum(len(slab) for slab in loader.epoch()) == 300_000
+    with sharing.keep_threads():
+        assert sum(len(slab) for slab in loader.epoch()) == 300_000
     assert max(asked) == most
 
 
@@ -394,25 +421,6 @@ def test_beside_others_that_decode_one_thread_reads(tmp_path, packed, threads, m
     assert asked == {threads}
 
 
-def test_nothing_is_let_go_that_the_consumer_still_works_on(dataset, monkeypatch):
-    """Where the thread's own share fails, it waits for the consumer's before it closes what both use."""
-    monkeypatch.setattr(stream_module, "_BYTES_WORTH_HELP", 1)
-    ran_on = []
-
-    def seen(thread, workers, *arguments):
-        if threading.current_thread() is not threading.main_thread():
-            raise ZeroDivisionError("in the thread")
-        (filler,) = threads()
-        filler.join(0.2)
-        ran_on.append(filler.is_alive())
-
-    monkeypatch.setattr(stream_module, "_move_pieces", seen)
-    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 2)
-    with pytest.raises(ZeroDivisionError, match="in the thread"):
-        list(dataset.batches(8, memory="60kB"))
-    assert ran_on == [True]
-
-
 def test_what_threads_do_side_by_side_counts_as_once():
     spent = Spent(threads=4)
     with spent.side_by_side(2):
@@ -425,23 +433,23 @@ def test_what_threads_do_side_by_side_counts_as_once():
 @pytest.mark.parametrize("start", [0, 1234, ROWS - 1])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_order_does_not_depend_on_who_moves_rows(dataset, shuffle, start, monkeypatch):
-    monkeypatch.setattr(stream_module, "_BYTES_WORTH_HELP", 1)
+    monkeypatch.setattr(filler_module, "_BYTES_A_THREAD", 1)
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
     found = []
-    for consumer_threads in (1, 64):
-        options = {"memory": "60kB", "shuffle": shuffle, "consumer_threads": consumer_threads}
-        loader = Loader(dataset, batch_size=8, **options)
+    for takes_turns in (False, True):
+        loader = Loader(dataset, batch_size=8, memory="60kB", shuffle=shuffle, takes_turns=takes_turns)
         slabs = loader.epoch(1, start)
-        found.append(numbers_of((slab.x.copy(), slab.y.copy(), slab.weight.copy()) for slab in slabs))
-        assert loader.takes_turns == (consumer_threads == 64)
+        with sharing.keep_threads():
+            found.append(numbers_of((slab.x.copy(), slab.y.copy(), slab.weight.copy()) for slab in slabs))
     assert len(found[0]) == ROWS - start
     assert found[0].tolist() == found[1].tolist()
 
 
-def test_epochs_one_after_the_other_and_at_once(dataset):
+def test_epochs_one_after_the_other_and_at_once(dataset, turns):
     loader = Loader(dataset, batch_size=8, memory="60kB")
     first, second = loader.epoch(0), loader.epoch(1)
     rows = [len(next(first).x), len(next(second).x)]
-    assert len(threads()) == 2
+    assert len(threads()) == 2 * (1 - turns)
     for pair in zip(first, second, strict=True):
         rows = [count + len(slab.x) for count, slab in zip(rows, pair, strict=True)]
     assert rows == [ROWS, ROWS]
@@ -463,13 +471,16 @@ def test_epochs_one_after_the_other_and_at_once(dataset):
     ],
     ids=["end", "exit", "error", "at once", "training error", "training exit", "fork", "signal"],
 )
-def test_an_interpreter_that_ends_in_mid_epoch(tmp_path, end, code, words):
+def test_an_interpreter_that_ends_in_mid_epoch(tmp_path, end, code, words, turns):
     """With the iterator still there, and the thread at work or waiting for a slab."""
     path = write_rows(tmp_path / "a.h5", 400_000, chunk=20_000, compression="gzip")
     program = f"""
 import os, sys
 import fastsgd as fs
 from fastsgd.data import HDF5Dataset
+from fastsgd.data.loader import Loader
+
+Loader.__init__.__kwdefaults__["takes_turns"] = {turns}
 
 def fit(error):
     class Ends:
@@ -503,14 +514,15 @@ cycle.append(cycle)
     assert code == 1 or done.stderr == ""
 
 
-def test_garbage_that_is_collected_inside_of_hdf5_is_not_waited_for(batches, monkeypatch):
-    """The thread may wait for the lock that the collector's caller holds: it ends when it can."""
+def test_garbage_that_is_collected_inside_of_hdf5_is_not_waited_for(batches, monkeypatch, turns):
+    """A thread beside may wait for the lock that the collector's caller holds: it ends when it can."""
     from h5py._objects import phil
 
     monkeypatch.setattr(stream_module, "_END_SECONDS", 10_000)
-    thread = threads()[0]
+    beside = threads()
     with phil:
         batches.clear()
-        assert thread.is_alive()  # it cannot close its file yet
-    thread.join()
+        assert [thread.is_alive() for thread in beside] == [True] * (1 - turns)  # it cannot close its file yet
+    for thread in beside:
+        thread.join()
     assert threads() == []

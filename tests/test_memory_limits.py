@@ -201,7 +201,7 @@ def test_rows_in_memory_go_with_the_run_that_held_them(tmp_path):
 
 
 def test_a_thread_that_ended_without_a_word(monkeypatch):
-    monkeypatch.setattr(stream_module._Filler, "run", lambda self: None)
+    monkeypatch.setattr(stream_module._Filling, "run", lambda self: None)
     loader = Loader(ArrayDataset(np.zeros(400_000)).split(0.2)[0], batch_size=100, memory="2MB")
     assert not loader.plan.whole
     with pytest.raises(MemoryBudgetError, match="the thread that reads has ended"):

@@ -1,5 +1,6 @@
 """Training whole: exactness, validation, errors that leave the model as it was."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -68,6 +69,23 @@ def test_rows_are_moved_beside_training_only_where_it_leaves_a_core(table):
     assert whole._loader(dataset, 256).takes_turns == (cores > 1)
     assert not alone._loader(dataset, 256).takes_turns
     assert not whole._loader(dataset, 1).takes_turns  # steps that are worth one thread
+
+
+def test_rows_that_are_more_work_to_bring_than_to_train_on_are_brought_by_all_cores(table, tmp_path):
+    from fastsgd.kernels.threads import available_threads
+
+    x, y = table[1:]
+    with h5py.File(tmp_path / "packed.h5", "w") as file:
+        file.create_dataset("X", data=x, chunks=(100, 10), compression="gzip")
+        file.create_dataset("y", data=y)
+    stored, packed = (fs.HDF5Dataset(path, "X", "y") for path in (table[0], tmp_path / "packed.h5"))
+    whole, alone = (
+        fs.Trainer(fs.Sequential([fs.Dense(1)], input_dim=10), fs.SGD(0.05), "mse", threads=count)
+        for count in (None, 1)
+    )
+    assert whole._loader(stored, 8).takes_turns == (available_threads(None) > 1)
+    assert not whole._loader(packed, 8).takes_turns  # decoded by threads of their own meanwhile
+    assert not alone._loader(stored, 8).takes_turns
 
 
 def test_arrays_and_a_file_that_fits_give_the_same_bits(table):

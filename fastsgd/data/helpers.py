@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from fastsgd.kernels.sharing import Job
 
 _Queue: TypeAlias = "queue.SimpleQueue[Job | None]"  # None ends a thread
+
+
+def may_wait() -> bool:
+    """Whether the caller may wait for other threads: not inside of HDF5 or of the compiler, which no other thread may
+    then enter. The garbage collector may call from anywhere."""
+    from fastsgd.kernels.jit import compiles
+
+    h5py = sys.modules.get("h5py._objects")
+    return not compiles() and (h5py is None or not h5py.phil._is_owned())
 
 
 class Helpers:
@@ -104,5 +114,5 @@ def _close(jobs: _Queue, threads: list[threading.Thread]) -> None:
         for _ in threads:
             jobs.put(None)
     for thread in threads:
-        if thread.is_alive() and thread is not threading.current_thread():  # where the garbage collector calls
+        if thread.is_alive() and thread is not threading.current_thread() and may_wait():
             thread.join()

@@ -1,23 +1,20 @@
 """Rows from a dataset to the trainer: slabs of whole batches, shuffled, in a planned amount of memory.
 
-Data that fit are loaded once and drawn through a random permutation. Larger data pass through the swap window on a
-thread of their own, which reads, checks and exchanges while the consumer computes; or, where the consumer computes on
-all cores, while it waits, with all of them: threads that meet at the end of each region of a step lose several times
-what a further thread takes from one of them. That thread runs no parallel kernel, hands every error to the consumer,
-and ends with the iterator.
+Data that fit are loaded once and drawn through a random permutation. Larger data pass through the swap window: in turns
+with the consumer, whose threads then read, check and exchange rows; or on a thread beside it, which hands every error
+to the consumer, and ends with the iterator.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -28,8 +25,10 @@ from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
 from fastsgd.data.runs import read_runs
+from fastsgd.data.slab import Slab
 from fastsgd.data.spent import Spent
-from fastsgd.data.stream import Slab, Stream
+from fastsgd.data.stream import stream
+from fastsgd.data.team import Team
 from fastsgd.errors import DataError
 
 _STRAIGHT_BYTES = 1 << 24  # read in one compiled call at most, but for what is larger by itself
@@ -55,51 +54,6 @@ def checked_batch_size(batch_size: int) -> int:
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise DataError(f"batch_size is {batch_size!r}; it is a whole number from 1 on")
     return int(batch_size)
-
-
-class Team(Protocol):
-    """Who waits for blocks that are being read."""
-
-    def room(self) -> int:
-        """How many blocks to read side by side; asked when these are on their way."""
-
-    def go_on(self) -> None:
-        """Called before each block; may raise."""
-
-    def takers(self) -> int:
-        """Threads that may do in Python what is left to do for blocks, at most."""
-
-    def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
-        """``work(i, n, *arguments)`` for each i below an n of at most `threads`."""
-
-
-class _Alone:
-    """Who reads while nothing else works: with all threads where these are kept, and so need not be started."""
-
-    def __init__(self, loader: Loader) -> None:
-        from fastsgd.kernels.sharing import keeps_threads
-
-        self._threads = loader.threads() if keeps_threads() else 1
-        # What is to be decoded is, by others, while this one uses a block.
-        self._room = 1 if loader.dataset.decodes() else 1 + loader.plan.blocks_ahead
-
-    def room(self) -> int:
-        return self._room
-
-    def go_on(self) -> None:
-        pass
-
-    def takers(self) -> int:
-        return 1
-
-    def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
-        from fastsgd.kernels.sharing import share
-
-        threads = min(threads, self._threads)
-        if threads == 1:
-            work(0, 1, *arguments)
-        else:
-            share(work, threads, threads, *arguments)
 
 
 def _take(
@@ -143,14 +97,13 @@ class Loader:
         That gather rows which lie in memory; all, if not given.
     takes_order : bool
         Whether the consumer takes slabs that are all rows and an order, instead of gathered rows.
-    consumer_threads : int
-        Threads that the consumer computes on.
+    takes_turns : bool
+        Whether rows are read and moved only while the consumer waits for them, by its threads.
 
     Attributes
     ----------
     plan : MemoryPlan
     takes_turns : bool
-        Whether rows are read and moved only while the consumer waits for them.
     waited : float
         Seconds that the consumer waited for rows.
     spent : Spent
@@ -177,10 +130,8 @@ class Loader:
         slab_limit: int | None = None,
         threads: int | None = None,
         takes_order: bool = False,
-        consumer_threads: int = 1,
+        takes_turns: bool = False,
     ) -> None:
-        from fastsgd.kernels.threads import available_threads
-
         batch_size = checked_batch_size(batch_size)
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise DataError(f"dtype is {np.dtype(dtype)}; batches are float32 or float64")
@@ -193,7 +144,7 @@ class Loader:
         self._check = RowCheck(dataset, self.dtype, check_target)
         self._threads = threads
         self._takes_order = takes_order
-        self.takes_turns = 1 < consumer_threads >= available_threads(None)
+        self.takes_turns = takes_turns
         self._batch_size = min(batch_size, dataset.n_rows)
         self._slab_limit = slab_limit
         self._arrays = dataset.held()
@@ -241,7 +192,7 @@ class Loader:
     def _slabs(self, epoch: int, start: int) -> Iterator[Slab]:
         with self.within_plan():
             if not self.plan.whole:
-                yield from self._from_stream(epoch, start)
+                yield from stream(self, epoch, start)
                 return
             if self._arrays is None:
                 self._arrays = self._load()
@@ -269,14 +220,14 @@ class Loader:
         found = {"seed": self.seed, "shuffle": self.shuffle, "window_rows": self.plan.window_rows}
         return found if self.plan.whole else {**found, "blocks": self.blocks.digest()}
 
-    def stream_slabs(self) -> Iterator[Slab]:
-        """Slabs to be filled: a single one in the memory of all, where it is filled at no other time than while the
-        consumer waits for it, since each change of turns takes a tenth of a millisecond."""
+    def stream_slabs(self) -> list[Slab]:
+        """Slabs to be filled: a single one in the memory of all, where consumer and reader take turns, as threads wait
+        for each other at each change."""
         plan, limit = self.plan, self._slab_limit or self.dataset.n_rows
         if not self.takes_turns:
-            return (self._empty_slab(plan.slab_rows) for _ in range(plan.slabs))
+            return [self._empty_slab(plan.slab_rows) for _ in range(plan.slabs)]
         batches = min(plan.slabs * plan.slab_rows, limit) // self._batch_size
-        return iter([self._empty_slab(max(plan.slab_rows, batches * self._batch_size))])
+        return [self._empty_slab(max(plan.slab_rows, batches * self._batch_size))]
 
     def _empty_slab(self, rows: int) -> Slab:
         x = np.empty((rows, self.dataset.n_features), self.dtype)
@@ -298,16 +249,29 @@ class Loader:
     def read(self, reader: Reader, blocks: Iterable[Block], *, unchecked: bool = False) -> Iterator[Rows]:
         """The rows of each block, every value of them fit to be trained on unless `unchecked`, until the next are asked
         for. Some are read ahead of their turn."""
-        for rows in self.read_together(reader, blocks, _Alone(self), unchecked=unchecked):
+        from fastsgd.kernels.sharing import keeps_threads
+
+        # Others would have to be started first.
+        team = Team(self.threads() if keeps_threads() else 1, self.spent)
+        # What is to be decoded is, by others, while a block is used.
+        room = 1 if self.dataset.decodes() else 1 + self.plan.blocks_ahead
+        for rows in self.read_together(reader, blocks, team, lambda: room, unchecked=unchecked):
             rows.reverse()
             while rows:
                 yield rows.pop()
 
     def read_together(
-        self, reader: Reader, blocks: Iterable[Block], team: Team, *, unchecked: bool = False
+        self,
+        reader: Reader,
+        blocks: Iterable[Block],
+        team: Team,
+        room: Callable[[], int],
+        *,
+        unchecked: bool = False,
     ) -> Iterator[list[Rows]]:
-        """`read`, several blocks at a time: as many as the team has room for, but no more than leave as many on their
-        way where these are decoded meanwhile. Of several errors that of the first block is raised."""
+        """`read`, several blocks at a time: as many as there is room for, which is asked when these are on their way,
+        but no more than leave as many on their way where these are decoded meanwhile. Of several errors that of the
+        first block is raised."""
         asked: deque[Asked] = deque()
         remaining, memory = iter(blocks), 1 + self.plan.blocks_ahead
         most = max(1, memory // 2) if self.dataset.decodes() else memory
@@ -318,12 +282,12 @@ class Loader:
                 asked.append(request_block(reader, block, None if unchecked else partial(self._check, block)))
             if not asked:
                 return
-            outcomes: list[Rows | Exception | None] = [None] * min(team.room(), most, len(asked))
+            outcomes: list[Rows | Exception | None] = [None] * min(room(), most, len(asked))
             taken = [asked.popleft() for _ in outcomes]
             self._read_straight(taken, team, threads)
             # Threads that only run Python wait for one another.
             only_python = is_quick and all(one.is_read() for one in taken)
-            takers = 1 if only_python else min(len(taken), threads, team.takers())
+            takers = 1 if only_python else min(len(taken), threads)
             team.together(_take, takers, taken, team.go_on, outcomes)
             rows = [one for one in outcomes if isinstance(one, Rows)]
             error = next((one for one in outcomes if isinstance(one, Exception)), None)
@@ -414,17 +378,3 @@ class Loader:
     def workers(self, rows: int) -> int:
         """Threads that move so many rows: one for each that its start is worth."""
         return max(1, min(self.threads(), rows // _ROWS_A_THREAD))
-
-    def _from_stream(self, epoch: int, start: int) -> Iterator[Slab]:
-        stream = Stream(self, epoch, start)
-        try:
-            while True:
-                asked = time.perf_counter()
-                slab = stream.next()
-                self.waited += time.perf_counter() - asked
-                if slab is None:
-                    return
-                yield slab
-                stream.give_back()
-        finally:
-            stream.close()

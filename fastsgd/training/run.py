@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastsgd.data import Dataset
 from fastsgd.data.loader import Loader
-from fastsgd.data.stream import Slab
+from fastsgd.data.slab import Slab
 from fastsgd.errors import CheckpointError, ModelError, NonFiniteError
 from fastsgd.model.files import architecture
 from fastsgd.training.checkpoint import Checkpoint, Recorder

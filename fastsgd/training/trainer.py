@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastsgd.data import ArrayDataset, Dataset
 from fastsgd.data.loader import Loader, checked_batch_size
 from fastsgd.data.plan import parse_memory
-from fastsgd.data.stream import Slab
+from fastsgd.data.slab import Slab
 from fastsgd.errors import DataError, ModelError
 from fastsgd.losses import Loss
 from fastsgd.model import Sequential
@@ -33,6 +33,8 @@ Data = Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, Array
 # A slab is at most about a tenth of a second of work on a slow core, so that signals and progress stay live.
 _SLAB_WORK = 2e9
 _OPERATIONS_A_BYTE = 4  # that a core does while it reads a byte from memory
+# And while it brings one from a file through the window, at least.
+_OPERATIONS_TO_BRING_A_BYTE = 10
 # Rows that are evaluated or looked at together, at most, and the part of the budget that they may take.
 _TOGETHER, _PART = 8192, 32
 
@@ -246,7 +248,7 @@ class Trainer:
         return ""
 
     def _loader(self, dataset: Dataset, batch_size: int, **options: Any) -> Loader:
-        from fastsgd.kernels.threads import available_threads, worth_threads
+        from fastsgd.kernels.threads import available_threads
 
         batch_size, threads = checked_batch_size(batch_size), available_threads(self.threads)
         slab_limit = max(1, int(_SLAB_WORK / self._cost_per_row) * threads)
@@ -258,9 +260,25 @@ class Trainer:
             slab_limit=slab_limit,
             threads=self.threads,
             takes_order=True,
-            consumer_threads=worth_threads(self._cost_per_row * batch_size, slab_limit / batch_size, threads),
+            takes_turns=self._takes_turns(dataset, batch_size, slab_limit),
             **options,
         )
+
+    def _takes_turns(self, dataset: Dataset, batch_size: int, slab_rows: int) -> bool:
+        """Whether to train and to read in turns, each on all cores.
+
+        Where training computes on all of them, its threads meet at the end of each region of a step, and lose several
+        times what a thread beside takes from one of them. Where it is less work than bringing the rows, it is this work
+        that is to be shared; what is to be decoded has threads of its own.
+        """
+        from fastsgd.kernels.threads import available_threads, worth_threads
+
+        cores = available_threads(None)
+        computing = worth_threads(
+            self._cost_per_row * batch_size, slab_rows / batch_size, available_threads(self.threads)
+        )
+        is_light = not dataset.decodes() and self._cost_per_row < _OPERATIONS_TO_BRING_A_BYTE * dataset.row_bytes
+        return cores > 1 and (computing >= cores or (is_light and available_threads(self.threads) >= cores))
 
     @property
     def _cost_per_row(self) -> float:

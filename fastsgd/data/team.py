@@ -1,0 +1,53 @@
+"""Threads that read and move rows at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastsgd.data.spent import Spent
+
+
+def _go_on() -> None:
+    """Nobody stops who works for himself."""
+
+
+class Team:
+    """A thread that wants rows, and those that work for it.
+
+    Parameters
+    ----------
+    threads : int
+        How many they are.
+    spent : Spent
+        What they do is counted there.
+    at_hand : callable, optional
+        How many of them may work now; all, if not given.
+    go_on : callable, optional
+        Called before each block; may raise.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        spent: Spent,
+        at_hand: Callable[[], int] | None = None,
+        go_on: Callable[[], None] = _go_on,
+    ) -> None:
+        self.threads = threads
+        self.go_on = go_on
+        self._spent = spent
+        self._at_hand = at_hand
+
+    def together(self, work: Callable[..., None], threads: int, *arguments: Any) -> None:
+        """``work(i, n, *arguments)`` for each i below an n of at most `threads`."""
+        from fastsgd.kernels.sharing import share
+
+        threads = min(threads, self.threads)
+        if threads > 1 and self._at_hand is not None:
+            threads = min(threads, self._at_hand())
+        if threads == 1:
+            work(0, 1, *arguments)
+            return
+        with self._spent.side_by_side(threads):
+            share(work, threads, threads, *arguments)
