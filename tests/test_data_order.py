@@ -1,13 +1,16 @@
 """The order of rows as pure functions: random numbers, permutations, exchange with a window, order of blocks."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from fastsgd.data.order import as_seed, block_order, drain_key, exchange_key, split_order
 from fastsgd.errors import DataError
 from fastsgd.kernels.random import permutation, permuted, random_below, random_bits, stream_key
-from fastsgd.kernels.rows import exchange, fill_order, first_nonfinite, gather
+from fastsgd.kernels.rows import fill_order, first_nonfinite, gather
 from fastsgd.kernels.sharing import share
+from fastsgd.kernels.slots import drain, exchange, put_rows
 
 WORD = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -122,27 +125,100 @@ def test_nothing_else_is_a_seed(seed):
         block_order(9, 0, seed)
 
 
-@pytest.mark.parametrize(
-    ("stored", "out", "width"), [("f4", "f4", 3), ("f8", "f4", 1), ("u1", "f4", 17), ("f4", "f8", 40), ("i8", "f8", 2)]
-)
+def as_bytes(parts):
+    """Rows whose parts lie one after the other, and the bytes of each part."""
+    flat = [np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1) for part in parts]
+    return np.concatenate(flat, axis=1), np.array([part.shape[1] for part in flat], np.int64)
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def some_rows(n, dtypes, start=0):
+    """Parts of rows: as many columns of each dtype."""
+    return [
+        ((np.arange(n * width) + start + k) % 101).reshape(n, width).astype(dtype)
+        for k, (dtype, width) in enumerate(dtypes)
+    ]
+
+
+ROW_PARTS = [
+    [("f4", 3)],
+    [("f8", 1), ("u1", 1)],
+    [("u1", 17), ("f4", 1), ("f8", 1)],
+    [("f4", 40), ("i2", 3), ("u1", 1)],
+    [("u1", 1), ("u1", 2)],
+]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("dtypes", ROW_PARTS)
 @pytest.mark.parametrize("parts", [1, 2, 3, 16])
-def test_exchange_is_the_plain_loop(parts, stored, out, width):
+def test_exchange_is_the_plain_loop(parts, dtypes, in_place):
     key, slots, rows, position = exchange_key(3, 1), 11, 60, 100
-    window = (np.arange(slots * width) % 100).reshape(slots, width).astype(stored)
-    incoming = (np.arange(rows * width) % 101).reshape(rows, width).astype(stored)
+    window, widths = as_bytes(some_rows(slots, dtypes))
+    incoming = some_rows(rows, dtypes, start=7)
     expected_window, expected = window.copy(), []
-    for i, row in enumerate(incoming):
+    for i, row in enumerate(as_bytes(incoming)[0]):
         slot = plain_below(int(key), position + i, slots)
         expected.append(expected_window[slot].copy())
         expected_window[slot] = row
-    found = np.empty((rows, width), out)
-    # In two calls: a stretch ends where a slab does.
-    for part in range(parts):
-        exchange(part, parts, window, incoming[:23], found[:23], key, position)
-    for part in range(parts):
-        exchange(part, parts, window, incoming[23:], found[23:], key, position + 23)
-    assert np.array_equal(found, np.array(expected))
+    out = incoming if in_place else [np.zeros_like(part) for part in incoming]
+    # In two calls: a stretch ends where a slab does. The second has several blocks, of which one is of no rows.
+    for ends in ([0, 23], [23, 41, 41, 60]):
+        blocks = np.array(
+            [
+                [last - first, *(address(array[k][first:]) for k in range(len(dtypes)) for array in (incoming, out))]
+                for first, last in itertools.pairwise(ends)
+            ]
+        )
+        for part in range(parts):
+            exchange(part, parts, window, widths, blocks, key, position + ends[0])
+    assert np.array_equal(as_bytes(out)[0], np.array(expected))
     assert np.array_equal(window, expected_window)
+
+
+@pytest.mark.parametrize("dtypes", ROW_PARTS)
+@pytest.mark.parametrize("parts", [1, 3, 16])
+def test_rows_are_put_to_their_slots(parts, dtypes):
+    incoming, slots = some_rows(9, dtypes), np.array([3, -1, 0, 8, -1, 1, 7, 2, -1])
+    want, widths = as_bytes(incoming)
+    window = np.full((10, widths.sum()), 255, np.uint8)
+    blocks = np.array([[n, *np.repeat([address(part[at:]) for part in incoming], 2)] for at, n in ((0, 4), (4, 5))])
+    expected = np.full_like(window, 255)
+    expected[slots[slots >= 0]] = want[slots >= 0]
+    for part in range(parts):
+        put_rows(part, parts, window, widths, blocks, 0, slots)
+    assert np.array_equal(window, expected)
+    expected[1:] = want
+    for part in range(parts):
+        put_rows(part, parts, window, widths, blocks, 1, slots[:0])
+    assert np.array_equal(window, expected)
+
+
+@pytest.mark.parametrize("dtypes", ROW_PARTS)
+@pytest.mark.parametrize("parts", [1, 2, 3, 201])
+def test_a_window_is_drained_in_the_order_of_the_permutation(parts, dtypes):
+    key, held = drain_key(1, 2), 500
+    window, widths = as_bytes(some_rows(held + 20, dtypes))
+    for start, count in ((0, 500), (37, 200), (499, 1)):
+        found = [np.zeros_like(part) for part in some_rows(count, dtypes)]
+        share(drain, parts, parts, window, widths, np.array(list(map(address, found))), held, key, start, count)
+        assert np.array_equal(as_bytes(found)[0], window[permutation(key, held)[start : start + count]])
+
+
+@pytest.mark.parametrize("count", range(200))
+def test_bytes_are_moved_whatever_their_number(count):
+    """In pieces of 64 bytes, and smaller ones at the end; those beside them stay."""
+    held, incoming = (np.random.default_rng(seed).integers(0, 256, (1, 202), np.uint8) for seed in (count, count + 1))
+    before, came, out = held.copy(), incoming.copy(), np.zeros((1, 202), np.uint8)
+    window, widths = held[:, 1:].copy(), np.array([count, 201 - count])
+    blocks = np.array([[1, address(came), address(out), address(came) + count, address(out) + count]])
+    exchange(0, 1, window, widths, blocks, np.uint64(1), 0)
+    assert np.array_equal(out[0, :201], before[0, 1:])
+    assert np.array_equal(window[0], incoming[0, :201])
+    assert out[0, 201] == 0
 
 
 @pytest.mark.parametrize("start", [0, 37])

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from data_files import ChunkByChunk, numbers_of, write_rows
 
-import fastsgd.data.filler as filler_module
 import fastsgd.data.loader as loader_module
 import fastsgd.data.stream as stream_module
+import fastsgd.data.team as team_module
+import fastsgd.data.window as window_module
 from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.loader import Loader
 from fastsgd.data.spent import Spent
@@ -315,15 +316,18 @@ def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuff
     """The same rows in the same order as from one; in turns its own thread is among them."""
     options = {"memory": "60kB", "shuffle": shuffle}
     expected = numbers_of(dataset.batches(8, **options))
-    monkeypatch.setattr(filler_module, "_BYTES_A_THREAD", 1)
+    monkeypatch.setattr(team_module, "_BYTES_A_THREAD", 1)
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    used, move = set(), filler_module._move_pieces
+    used, move = set(), team_module.Team.move
 
-    def seen(thread, threads, *arguments):
-        used.add((thread, threads, threading.current_thread() is threading.main_thread()))
-        move(thread, threads, *arguments)
+    def seen(team, nbytes, work, *arguments):
+        def noted(thread, threads, *rest):
+            used.add((thread, threads, threading.current_thread() is threading.main_thread()))
+            work(thread, threads, *rest)
 
-    monkeypatch.setattr(filler_module, "_move_pieces", seen)
+        move(team, nbytes, noted, *arguments)
+
+    monkeypatch.setattr(team_module.Team, "move", seen)
     with sharing.keep_threads():
         assert numbers_of(dataset.batches(8, **options)).tolist() == expected.tolist()
     turns = Loader.__init__.__kwdefaults__["takes_turns"]
@@ -331,16 +335,19 @@ def test_a_consumer_that_waits_gets_its_rows_from_several_threads(dataset, shuff
 
 
 def test_beside_a_consumer_that_computes_one_thread_moves_rows(dataset, monkeypatch):
-    monkeypatch.setattr(filler_module, "_BYTES_A_THREAD", 1)
+    monkeypatch.setattr(team_module, "_BYTES_A_THREAD", 1)
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
     reader = Stream(Loader(dataset, batch_size=8, memory="60kB", takes_turns=False), 0)
-    used, move = [], filler_module._move_pieces
+    used, move = [], team_module.Team.move
 
-    def seen(thread, threads, *arguments):
-        used.append(threads)
-        move(thread, threads, *arguments)
+    def seen(team, nbytes, work, *arguments):
+        def noted(thread, threads, *rest):
+            used.append(threads)
+            work(thread, threads, *rest)
 
-    monkeypatch.setattr(filler_module, "_move_pieces", seen)
+        move(team, nbytes, noted, *arguments)
+
+    monkeypatch.setattr(team_module.Team, "move", seen)
     try:
         assert reader.next() is not None
         while reader._between.free.qsize() or reader._between.ready.qsize() < 2:
@@ -430,10 +437,30 @@ def test_what_threads_do_side_by_side_counts_as_once():
     assert spent.total() == {"reading": 1.5, "decoding": 0.5, "shuffling": 0.0}
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("at_once", [1, 100, 10**6])
+def test_arrays_that_pass_through_a_window_stay_as_they_are(dtype, at_once, monkeypatch):
+    """Also where what comes out of the window is cast: of a file, in the place of what comes in."""
+    monkeypatch.setattr(window_module, "_LANDING_BYTES", at_once)
+    monkeypatch.setattr(ArrayDataset, "unit_rows", lambda self: CHUNK)
+    x, y = np.arange(2 * ROWS, dtype=dtype).reshape(ROWS, 2), np.arange(ROWS).astype("u2")
+    before = x.copy(), y.copy()
+    train, _ = ArrayDataset(x, y).split(0.2)
+    loader = Loader(train, batch_size=8, memory="30kB" if dtype == "f4" else "60kB")
+    assert not loader.plan.whole
+    slabs = [(slab.x.copy(), slab.y.copy()) for slab in loader.epoch()]
+    rows, targets = (np.concatenate(part) for part in zip(*slabs, strict=True))
+    assert np.array_equal(rows, x[targets[:, 0].astype(int)])
+    assert sorted(targets[:, 0]) == sorted(train.y[:, 0])
+    assert not np.array_equal(np.sort(targets[:, 0]), targets[:, 0])
+    assert np.array_equal(x, before[0])
+    assert np.array_equal(y, before[1])
+
+
 @pytest.mark.parametrize("start", [0, 1234, ROWS - 1])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_order_does_not_depend_on_who_moves_rows(dataset, shuffle, start, monkeypatch):
-    monkeypatch.setattr(filler_module, "_BYTES_A_THREAD", 1)
+    monkeypatch.setattr(team_module, "_BYTES_A_THREAD", 1)
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
     found = []
     for takes_turns in (False, True):

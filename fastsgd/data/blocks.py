@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,25 @@ class Rows(NamedTuple):
         x, y, weight = (None if part is None else change(part) for part in self)
         assert x is not None
         return Rows(x, y, weight)
+
+    def parts(self) -> list[NDArray[Any]]:
+        """Those that there are."""
+        return [part for part in self if part is not None]
+
+    def cut(self, first: int, last: int) -> Rows:
+        """Rows first to last."""
+        return self.each(operator.itemgetter(slice(first, last)))
+
+
+def cut_blocks(blocks: Sequence[Rows], first: int, count: int | None = None) -> Iterator[Rows]:
+    """What of some blocks, one after the other, are `count` rows from row `first` on, or all from there on."""
+    start = 0
+    for rows in blocks:
+        n = len(rows.x)
+        left, right = max(0, first - start), n if count is None else min(n, first + count - start)
+        if left < right:
+            yield rows.cut(left, right)
+        start += n
 
 
 # Called with rows, and with the names of those parts of them that are known to have finite values only.

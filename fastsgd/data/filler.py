@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Block, Reader, Rows
-from fastsgd.data.order import block_order, drain_key
+from fastsgd.data.blocks import Block, Reader, Rows, cut_blocks
+from fastsgd.data.order import block_order
 from fastsgd.data.slab import Slab
-from fastsgd.data.team import Team
+from fastsgd.data.team import Team, copy_shares
 from fastsgd.data.window import Window
 
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
 
-_BYTES_A_THREAD = 1 << 16  # that are moved in about the time that a thread takes to wake
-
-# Brings rows into a slab: the share of one of several threads. Called with the number of the thread, how many there
-# are, the number of a part (0: x, 1: y, 2: weight), its rows, the position of the first of them among those emitted
-# together, and where they go.
-Move = Callable[[int, int, int, NDArray[np.generic], int, NDArray[np.floating]], None]
-_Piece = tuple[int, NDArray[np.generic], int, NDArray[np.floating]]  # what a `Move` is called with, after the threads
+# Brings rows into a slab: those from a position on among the ones that are emitted together, as many as the slab's part
+# has room for.
+Move = Callable[[int, Rows], None]
 
 
 class Filler:
@@ -63,7 +59,7 @@ class Filler:
                 yield from self._through_window(reader)
             else:
                 for rows in self._read_from(reader, np.arange(len(loader.blocks)), self._start):
-                    yield from self._emit(rows, _copy_rows)
+                    yield from self._emit(_count(rows), partial(self._copy, rows))
                     rows.clear()
         loader.require_some(self._emitted)
         if self._slab is not None and self._filled:
@@ -84,33 +80,22 @@ class Filler:
         skipped = number - int(before[first])
         wanted = (blocks[index] for index in order[first:])
         for rows in self._loader.read_together(reader, wanted, self._team, self._room):
-            rows[0] = rows[0].each(operator.itemgetter(slice(skipped, None)))
+            rows[0] = rows[0].cut(skipped, len(rows[0].x))
             yield rows
             skipped = 0
 
     def _through_window(self, reader: Reader) -> Iterator[Slab]:
-        from fastsgd.kernels.rows import fill_order, gather
-
         loader, epoch = self._loader, self._epoch
-        window = Window(loader, epoch)
+        window = Window(loader, epoch, self._team)
         order = block_order(len(loader.blocks), loader.seed, epoch)
         if self._start:
             window.exchanged = min(self._start, loader.dataset.n_rows - window.slots)
             self._refill(window, reader, order)
         for rows in self._read_from(reader, order, window.admitted):
-            yield from self._exchange(window, rows)
+            rows[:] = window.admit(rows)
+            yield from self._emit(_count(rows), partial(_exchange, window, rows))
             rows.clear()  # gone before the next are asked for
-        key, held = drain_key(loader.seed, epoch), window.held()
-
-        def drain(
-            thread: int, threads: int, part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]
-        ) -> None:
-            span = _share_of(len(out), thread, threads)
-            order = np.empty(span.stop - span.start, np.int64)
-            fill_order(0, 1, key, len(held.x), at + span.start, order)
-            gather(0, 1, held[part], order, out[span])
-
-        yield from self._emit([held], drain, max(0, self._start - window.exchanged))
+        yield from self._emit(window.held, window.drain, max(0, self._start - window.exchanged))
 
     def _refill(self, window: Window, reader: Reader, order: NDArray[np.int64]) -> None:
         """Read what the window held after its exchanges, from the last row that came to the first.
@@ -137,21 +122,6 @@ class Filler:
             window.put(rows, found.popleft())
             del rows
 
-    def _exchange(self, window: Window, blocks: list[Rows]) -> Iterator[Slab]:
-        """Emit what the rows of some blocks push out of the window."""
-        from fastsgd.kernels.rows import exchange
-
-        blocks = [window.admit(rows) for rows in blocks]
-        start = window.exchanged
-
-        def swap(
-            thread: int, threads: int, part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]
-        ) -> None:
-            exchange(thread, threads, window.rows[part], rows, out, window.key, start + at)
-
-        yield from self._emit(blocks, swap)
-        window.exchanged += sum(len(rows.x) for rows in blocks)
-
     def _free_slab(self) -> Slab:
         """The slab that is being filled."""
         if self._slab is None:
@@ -159,19 +129,23 @@ class Filler:
             self._filled = 0
         return self._slab
 
-    def _emit(self, blocks: Sequence[Rows], move: Move, at: int = 0) -> Iterator[Slab]:
-        """Append the rows of some blocks, one after the other, to the slabs, from the row `at` on."""
-        n, loader = sum(len(rows.x) for rows in blocks), self._loader
+    def _copy(self, blocks: Sequence[Rows], first: int, outs: Rows) -> None:
+        pairs, at = list[tuple[NDArray[Any], NDArray[Any]]](), 0
+        for rows in cut_blocks(blocks, first, len(outs.x)):
+            n = len(rows.x)
+            pairs += zip(rows.parts(), outs.cut(at, at + n).parts(), strict=True)
+            at += n
+        self._team.move(at * self._loader.dataset.row_bytes, copy_shares, pairs)
+
+    def _emit(self, n: int, move: Move, at: int = 0) -> Iterator[Slab]:
+        """Append n rows to the slabs, from the row `at` on."""
         while at < n:
             self._team.go_on()
             slab = self._free_slab()
             count = min(n - at, len(slab.x) - self._filled, self._passed_over or n)
-            span = slice(self._filled, self._filled + count)
-            outs = (slab.x[span], slab.y[span], slab.weight[span].reshape(-1, 1))
             begin = time.perf_counter()
-            threads = 1 + count * loader.dataset.row_bytes // _BYTES_A_THREAD
-            self._team.together(_move_pieces, threads, move, list(_pieces(blocks, at, count, outs)))
-            loader.spent.add(shuffling=time.perf_counter() - begin)
+            move(at, slab.parts(self._filled, self._filled + count))
+            self._loader.spent.add(shuffling=time.perf_counter() - begin)
             at += count
             self._emitted += count
             if self._passed_over:
@@ -183,34 +157,9 @@ class Filler:
                 yield slab
 
 
-def _share_of(rows: int, thread: int, threads: int) -> slice:
-    return slice(rows * thread // threads, rows * (thread + 1) // threads)
+def _count(blocks: Sequence[Rows]) -> int:
+    return sum(len(rows.x) for rows in blocks)
 
 
-def _copy_rows(
-    thread: int, threads: int, part: int, rows: NDArray[np.generic], at: int, out: NDArray[np.floating]
-) -> None:
-    span = _share_of(len(out), thread, threads)
-    np.copyto(out[span], rows[span], casting="unsafe")
-
-
-def _pieces(blocks: Sequence[Rows], first: int, count: int, outs: tuple[NDArray[np.floating], ...]) -> Iterator[_Piece]:
-    """What of some blocks, one after the other, are `count` rows from row `first` on."""
-    start = 0
-    for rows in blocks:
-        left, right = max(first, start), min(first + count, start + len(rows.x))
-        if left < right:
-            for part, (source, out) in enumerate(zip(rows, outs, strict=True)):
-                if source is not None:
-                    yield part, source[left - start : right - start], left, out[left - first : right - first]
-        start += len(rows.x)
-
-
-def _move_pieces(thread: int, threads: int, move: Move, pieces: Sequence[_Piece]) -> None:
-    """A thread's share of what brings rows into a slab.
-
-    Each begins with another part: rows that are neighbours in the slab share cache lines, which two threads that move
-    them at the same time take from each other, at half of the speed.
-    """
-    for piece in sorted(pieces, key=lambda piece: (piece[0] - thread) % len(Rows._fields)):
-        move(thread, threads, *piece)
+def _exchange(window: Window, blocks: Sequence[Rows], first: int, outs: Rows) -> None:
+    window.exchange(list(cut_blocks(blocks, first, len(outs.x))), outs)

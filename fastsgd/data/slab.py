@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.data.blocks import Rows
+
 
 @dataclass
 class Slab:
@@ -33,3 +35,8 @@ class Slab:
         if len(self.order):
             return replace(self, order=self.order[first:last])
         return Slab(self.x[first:last], self.y[first:last], self.weight[first:last])
+
+    def parts(self, first: int, last: int) -> Rows:
+        """Rows `first` to `last`, of columns that there are."""
+        x, y, weight = self.x[first:last], self.y[first:last], self.weight[first:last].reshape(-1, 1)
+        return Rows(x, y if y.shape[1] else None, weight if len(self.weight) else None)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastsgd.data.spent import Spent
+
+_BYTES_A_THREAD = 1 << 16  # that are moved in about the time that a thread takes to wake
 
 
 def _go_on() -> None:
@@ -51,3 +56,14 @@ class Team:
             return
         with self._spent.side_by_side(threads):
             share(work, threads, threads, *arguments)
+
+    def move(self, nbytes: int, work: Callable[..., None], *arguments: Any) -> None:
+        """`together`, with as many threads as so many bytes to be moved are worth."""
+        self.together(work, 1 + nbytes // _BYTES_A_THREAD, *arguments)
+
+
+def copy_shares(thread: int, threads: int, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    """A thread's share of copying rows, each array to its partner, maybe of another dtype."""
+    for source, out in pairs:
+        share = slice(len(out) * thread // threads, len(out) * (thread + 1) // threads)
+        np.copyto(out[share], source[share], casting="unsafe")

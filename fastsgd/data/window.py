@@ -2,64 +2,150 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Rows
-from fastsgd.data.order import exchange_key
+from fastsgd.data.blocks import Rows, cut_blocks
+from fastsgd.data.order import drain_key, exchange_key
+from fastsgd.data.runs import address_of
+from fastsgd.data.team import Team, copy_shares
 
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
 
+_LANDING_BYTES = 1 << 18  # little beside any budget
+
+_Cast = tuple[NDArray[Any], NDArray[Any]]  # what comes out of the window, and where it goes in another dtype
+
 
 class Window:
-    """Rows in their storage dtype that wait to be pushed out by others."""
+    """Rows in their storage dtype that wait to be pushed out by others. Its bytes are moved by a team.
 
-    def __init__(self, loader: Loader, epoch: int) -> None:
+    Attributes
+    ----------
+    slots : int
+        Rows that there is room for.
+    held : int
+        Rows that are in it.
+    exchanged : int
+        Rows that came and pushed others out.
+    """
+
+    def __init__(self, loader: Loader, epoch: int, team: Team) -> None:
         dataset, self.slots = loader.dataset, loader.plan.window_rows
         parts = (
             (dataset.n_features, dataset.dtype),
             (dataset.n_targets, dataset.target_dtype),
             (1, dataset.weight_dtype),
         )
-        self.rows = Rows(*(None if dtype is None else np.empty((self.slots, width), dtype) for width, dtype in parts))  # type: ignore[arg-type]
-        self.key = exchange_key(loader.seed, epoch)
+        self._parts = [(width, dtype) for width, dtype in parts if dtype is not None]
+        self._widths = np.array([width * dtype.itemsize for width, dtype in self._parts], np.int64)
+        self._bytes = np.empty((self.slots, int(self._widths.sum())), np.uint8)
+        self._exchange_key, self._drain_key = exchange_key(loader.seed, epoch), drain_key(loader.seed, epoch)
+        self._team = team
+        casts = any(dtype != loader.dtype for _, dtype in self._parts)
+        # Rows that are exchanged, and drained, at a time. What comes out of a window in another dtype than it goes on
+        # in takes the place of what comes in, which no user may have lent, or in the end that of a block.
+        row_bytes = self._bytes.shape[1]
+        self._lent = casts and dataset.lends_views
+        self._most_exchanged = max(1, _LANDING_BYTES // row_bytes) if self._lent else dataset.n_rows
+        self._most_drained = loader.blocks.largest if casts else dataset.n_rows
+        self.held = 0
         self.exchanged = 0
-        self._held = 0
 
     @property
     def admitted(self) -> int:
         """Rows that have come."""
-        return self._held + self.exchanged
+        return self.held + self.exchanged
+
+    def _move(self, kernel: Any, rows: int, *arguments: Any) -> None:
+        self._team.move(rows * self._bytes.shape[1], kernel, self._bytes, self._widths, *arguments)
 
     def places(self, first: int, last: int, taken: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The slots in which rows `first` to `last` of those that came are after all exchanges, or -1; see
         `find_places`."""
-        from fastsgd.kernels.rows import find_places
+        from fastsgd.kernels.slots import find_places
 
         places = np.empty(max(0, last - first), np.int64)
-        find_places(self.key, first, self.slots, taken, places)
+        find_places(self._exchange_key, first, self.slots, taken, places)
         return places
 
     def put(self, rows: Rows, places: NDArray[np.int64]) -> None:
         """Put the first of some rows to their places, those left out that have none."""
-        there = np.flatnonzero(places >= 0)
-        for slots, part in zip(self.rows, rows, strict=True):
-            if slots is not None and part is not None:
-                slots[places[there]] = part[there]
-        self._held += len(there)
+        if len(places):
+            self._put([rows.cut(0, len(places))], places)
+            self.held += int(np.count_nonzero(places >= 0))
 
-    def admit(self, rows: Rows) -> Rows:
+    def admit(self, blocks: Sequence[Rows]) -> list[Rows]:
         """Put rows into the slots that are still free; returns the others."""
-        entering = min(len(self.rows.x) - self._held, len(rows.x))
-        for slots, part in zip(self.rows, rows, strict=True):
-            if slots is not None and part is not None:
-                slots[self._held : self._held + entering] = part[:entering]
-        self._held += entering
-        return rows.each(lambda part: part[entering:])
+        free = self.slots - self.held
+        entering = list(cut_blocks(blocks, 0, free))
+        if entering:
+            self._put(entering, np.empty(0, np.int64))
+            self.held += sum(len(rows.x) for rows in entering)
+        return list(cut_blocks(blocks, free))
 
-    def held(self) -> Rows:
-        """The rows in the window: less than it has room for where many were left out."""
-        return self.rows.each(lambda part: part[: self._held])
+    def _put(self, blocks: Sequence[Rows], places: NDArray[np.int64]) -> None:
+        from fastsgd.kernels.slots import put_rows
+
+        table = np.array([_numbers(rows.parts(), rows.parts()) for rows in blocks], np.int64)
+        self._move(put_rows, int(table[:, 0].sum()), table, self.held, places)
+
+    def exchange(self, blocks: Sequence[Rows], outs: Rows) -> None:
+        """Swap rows of some blocks, one after the other, with random slots; what was there goes to `outs`."""
+        n, step = len(outs.x), self._most_exchanged
+        for first in range(0, n, step):
+            some = outs.cut(first, min(first + step, n))
+            self._exchange(cut_blocks(blocks, first, len(some.x)), some)
+
+    def _exchange(self, blocks: Iterable[Rows], outs: Rows) -> None:
+        from fastsgd.kernels.slots import exchange
+
+        table, casts, at = [], list[_Cast](), 0
+        for rows in blocks:
+            parts, end = rows.parts(), at + len(rows.x)
+            landings = []
+            for part, out in zip(parts, outs.cut(at, end).parts(), strict=True):
+                landing = out
+                if part.dtype != out.dtype:
+                    landing = np.empty_like(part) if self._lent else part
+                    casts.append((landing, out))
+                landings.append(landing)
+            table.append(_numbers(parts, landings))
+            at = end
+        self._move(exchange, at, np.array(table, np.int64), self._exchange_key, self.exchanged)
+        self._cast(casts)
+        self.exchanged += at
+
+    def drain(self, first: int, outs: Rows) -> None:
+        """Once no more come in, rows of a random order from number `first` on."""
+        from fastsgd.kernels.slots import drain
+
+        n, step = len(outs.x), self._most_drained
+        for start in range(0, n, step):
+            some = outs.cut(start, min(start + step, n))
+            landings, casts = [], list[_Cast]()
+            for out, (width, dtype) in zip(some.parts(), self._parts, strict=True):
+                landing = out
+                if out.dtype != dtype:
+                    landing = np.empty((len(out), width), dtype)
+                    casts.append((landing, out))
+                landings.append(landing)
+            places = np.array(list(map(address_of, landings)), np.int64)
+            self._move(drain, len(some.x), places, self.held, self._drain_key, first + start, len(some.x))
+            self._cast(casts)
+
+    def _cast(self, casts: Sequence[_Cast]) -> None:
+        if casts:
+            self._team.move(sum(landing.nbytes for landing, _ in casts), copy_shares, casts)
+
+
+def _numbers(parts: Sequence[NDArray[Any]], landings: Sequence[NDArray[Any]]) -> list[int]:
+    """What kernels take for a block: its rows; of each part where it lies, and where what comes out goes."""
+    found = [len(parts[0])]
+    for part, landing in zip(parts, landings, strict=True):
+        found += [address_of(part), address_of(landing)]
+    return found

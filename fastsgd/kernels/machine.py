@@ -6,6 +6,7 @@ for NUMBA_DISABLE_JIT=1.
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import sys
 from typing import Any
@@ -16,6 +17,7 @@ from numba import carray, config, get_num_threads, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastsgd.kernels import vectors
 from fastsgd.kernels.jit import inlined, small
 from fastsgd.kernels.vectors import I32, I64, VECTOR_BYTES, copy_vector, emit_prefetch
 
@@ -209,13 +211,32 @@ def read_at(typing, descriptor, pointer, count, offset):
 
 
 @intrinsic
-def pointer_at(typing, address, like):
-    """A pointer to an address, to elements of the type of `like`. In plain Python there are no addresses."""
-
+def _compiled_pointer_at(typing, address, like):
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(like)(types.int64, like), codegen
+
+
+def _plain_pointer_at(address: int, like: Any) -> Any:
+    memory = (ctypes.c_uint8 * (sys.maxsize // 2)).from_address(int(address))
+    return np.frombuffer(memoryview(memory), like.dtype)
+
+
+# pointer_at(address, like): a pointer to an address, to elements of the type of `like`.
+pointer_at = _plain_pointer_at if config.DISABLE_JIT else _compiled_pointer_at
+
+
+def _plain_swap_bytes(held: Any, source: Any, out: Any, count: int) -> None:
+    new = source[:count].copy()
+    out[:count] = held[:count]
+    held[:count] = new
+
+
+# copy_bytes(source, out, count): out[:count] := source[:count], pointers to bytes.
+copy_bytes = _plain_copy if config.DISABLE_JIT else vectors.copy_bytes
+# swap_bytes(held, source, out, count): out := held, then held := source; `source` may be `out`.
+swap_bytes = _plain_swap_bytes if config.DISABLE_JIT else vectors.swap_bytes
 
 
 @intrinsic

@@ -1,4 +1,4 @@
-"""Rows on their way to a batch: the finite check, the swap window and the gather. One thread, no Python lock."""
+"""Rows on their way to a batch: the finite check, orders, and the gather. One thread, no Python lock."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import math
 import numpy as np
 
 from fastsgd.kernels.jit import inlined, serial
-from fastsgd.kernels.machine import pointer, prefetch, prefetch_to_write, view
-from fastsgd.kernels.random import decipher, encipher_all, make_cipher, random_below
+from fastsgd.kernels.machine import pointer, prefetch
+from fastsgd.kernels.random import decipher, encipher_all, make_cipher
 from fastsgd.kernels.scalar import like
 
 _TOGETHER = 64  # rows of a gather
-_AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
 SUMMED = 4096  # values that are looked at together
-_LISTED = 2048  # rows of an exchange whose slots are looked up before any is exchanged
 
 
 @inlined
@@ -39,75 +37,6 @@ def first_nonfinite(block):
                 if not math.isfinite(part[i]):
                     return start + i
     return -1
-
-
-@inlined
-def _expect_slot(flat, slot, width, per_line):
-    """Ask memory for a row of the window."""
-    for offset in range(0, width, per_line):
-        prefetch_to_write(flat, slot * width + offset)
-    # The last may lie in a line of its own: rows of 28 float32 took a quarter longer without it.
-    prefetch_to_write(flat, slot * width + width - 1)
-
-
-@inlined
-def _swap(slot, row, result):
-    """A row takes a slot; what was there goes into the result."""
-    for k in range(row.size):
-        result[k] = slot[k]
-        slot[k] = row[k]
-
-
-@serial
-def exchange(part, parts, window, incoming, out, key, position):
-    """Part `part` of `parts` of: swap each incoming row with a random row of the window; what was there comes out.
-
-    window (slots, width), incoming (rows, width) and out (rows, width) are C-contiguous; `out` may be of another dtype.
-    The slot of a row depends on `key` and on `position` + its index alone. A part has the rows of some of the slots, so
-    that those of one slot come one after the other.
-    """
-    size, width = window.shape
-    n = incoming.shape[0]
-    flat, source, target = pointer(window, 0), pointer(incoming, 0), pointer(out, 0)
-    per_line = max(1, 64 // window.itemsize)
-    if parts == 1:
-        # All rows are its own: lists of them would cost a fifth of the time of narrow ones.
-        for i in range(n):
-            _expect_slot(flat, random_below(key, position + i + _AHEAD, size), width, per_line)
-            slot = random_below(key, position + i, size)
-            _swap(view(flat, slot * width, width), view(source, i * width, width), view(target, i * width, width))
-        return
-    first, last = size * part // parts, size * (part + 1) // parts
-    rows, slots = np.empty(_LISTED + 1, np.int64), np.empty(_LISTED + _AHEAD, np.int64)
-    for start in range(0, n, _LISTED):
-        count = 0
-        for i in range(start, min(start + _LISTED, n)):
-            slot = random_below(key, position + i, size)
-            rows[count], slots[count] = i, slot
-            # No branch, which would be mispredicted every other time.
-            count += (slot >= first) & (slot < last)
-        for j in range(count, count + _AHEAD):
-            slots[j] = slots[0]
-        for j in range(_AHEAD):
-            _expect_slot(flat, slots[j], width, per_line)
-        for j in range(count):
-            _expect_slot(flat, slots[j + _AHEAD], width, per_line)
-            _swap(window[slots[j]], incoming[rows[j]], out[rows[j]])
-
-
-@serial
-def find_places(key, first, slots, taken, places):
-    """Where rows of a window are after all exchanges: places[i] := the slot of row `first` + i of those that came in,
-    or -1 where a later row has pushed it out.
-
-    The first rows filled the window, slot by slot; the others were exchanged. `taken`, a bit for each slot in uint8,
-    has those of later rows, and then those of these rows too.
-    """
-    for i in range(places.size - 1, -1, -1):
-        slot = first + i if first + i < slots else random_below(key, first + i - slots, slots)
-        bit = np.uint8(1 << (slot & 7))
-        places[i] = -1 if taken[slot >> 3] & bit else slot
-        taken[slot >> 3] |= bit
 
 
 @serial

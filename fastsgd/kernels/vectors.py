@@ -156,6 +156,56 @@ copy_vector = _make_copy(1)
 copy_strip_row = _make_copy(TILE_VECTORS)  # as many elements as a tile has columns
 
 
+_MOST_MOVED = 64  # bytes at a time
+
+
+def _emit_move(builder: Any, held: Any, source: Any, out: Any, count: Any) -> None:
+    """out := held, `count` bytes, and held := source where there is one."""
+
+    def emit(size: int, offset: Any) -> None:
+        vector = ir.VectorType(ir.IntType(8), size).as_pointer()
+
+        def at(pointer: Any) -> Any:
+            return builder.bitcast(builder.gep(pointer, [offset]), vector)
+
+        old = builder.load(at(held), align=1)
+        new = None if source is None else builder.load(at(source), align=1)
+        builder.store(old, at(out), align=1)
+        if new is not None:
+            builder.store(new, at(held), align=1)
+
+    size = _MOST_MOVED
+    with cgutils.for_range(builder, builder.udiv(count, I64(size))) as loop:
+        emit(size, builder.mul(loop.index, I64(size)))
+    while size > 1:
+        size //= 2
+        with builder.if_then(builder.icmp_unsigned("!=", builder.and_(count, I64(size)), I64(0))):
+            emit(size, builder.and_(count, I64(-2 * size)))  # after what was moved in larger pieces
+
+
+@intrinsic
+def copy_bytes(typing, source, out, count):
+    """out := source; pointers to bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, out, count = arguments
+        _emit_move(builder, source, None, out, count)
+        return context.get_dummy_value()
+
+    return types.void(source, out, types.int64), codegen
+
+
+@intrinsic
+def swap_bytes(typing, held, source, out, count):
+    """out := held, then held := source; pointers to bytes, of which `source` may be `out`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _emit_move(builder, *arguments)
+        return context.get_dummy_value()
+
+    return types.void(held, source, out, types.int64), codegen
+
+
 @intrinsic
 def transpose_square(typing, source, source_row, out, out_row):
     """Transpose a square of as many rows as a vector has lanes; pointers, and strides in elements."""
