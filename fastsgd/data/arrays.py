@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -129,7 +129,13 @@ class ArrayDataset(Dataset):
         """Rows start to stop, as views."""
         rows = Rows(self._x, self._y, self._weight).each(lambda part: part[start:stop])
         checked = rows if check is None else check(rows, ())
-        return Asked(lambda: checked)
+        return Asked(lambda: checked, stop - start)
+
+    def in_one(self, asked: Sequence[Asked]) -> Rows | None:
+        """None: they are views."""
+
+    def require_unchanged(self, asked: Sequence[Asked]) -> None:
+        """Nothing to do: there is no file."""
 
     def give_back(self, rows: Rows) -> None:
         """Nothing to do: they are views."""

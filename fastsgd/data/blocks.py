@@ -58,10 +58,11 @@ Check = Callable[[Rows, Collection[str]], Rows]
 
 
 class Asked:
-    """Rows that were asked for; a call waits for them and returns them."""
+    """Rows that were asked for, so many before any are left out; a call waits for them and returns them."""
 
-    def __init__(self, wait: Callable[[], Rows]) -> None:
+    def __init__(self, wait: Callable[[], Rows], rows: int) -> None:
         self._wait = wait
+        self.rows = rows
 
     def __call__(self) -> Rows:
         return self._wait()
@@ -74,6 +75,10 @@ class Asked:
         """Whether nothing but their check is left to be done."""
         return False
 
+    def finite(self) -> Collection[str]:
+        """The parts of them that are known to have finite values only."""
+        return ()
+
 
 class Reader(Protocol):
     """An open source of rows."""
@@ -81,6 +86,13 @@ class Reader(Protocol):
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         """Begin to read source rows start to stop, which lie in one file. `check` is called with them, maybe by another
         thread; it returns those to be had, or raises."""
+
+    def in_one(self, asked: Sequence[Asked]) -> Rows | None:
+        """Let rows that were asked for lie one after the other in one memory, where nothing but reading them is to be
+        done; None where more is, or nothing is gained."""
+
+    def require_unchanged(self, asked: Sequence[Asked]) -> None:
+        """Raise DataError where a file that they are read from is no longer as it was; for rows that lie in one."""
 
     def give_back(self, rows: Rows) -> None:
         """Rows that were read are no longer needed: their memory may be used again."""
@@ -215,7 +227,7 @@ def request_block(reader: Reader, block: Block, check: Check | None) -> Asked:
         found = rows().each(lambda part: _kept(part, spans))
         return found if check is None else check(found, ())
 
-    return Asked(kept)
+    return Asked(kept, block.n_rows)
 
 
 def _kept(part: NDArray[np.generic], spans: Spans) -> NDArray[np.generic]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -56,11 +57,43 @@ class RowCheck:
     @property
     def is_quick(self) -> bool:
         """Whether rows that are known to be finite need no further look at each value of theirs."""
+        return not self._some_are_missing and all(
+            dtype.itemsize <= self._dtype.itemsize for dtype in self._types.values()
+        )
+
+    @cached_property
+    def _types(self) -> dict[str, np.dtype[Any]]:
+        """Of the parts that there are."""
         dataset = self._dataset
         types = {"x": dataset.dtype, "y": dataset.target_dtype, "weight": dataset.weight_dtype}
-        here = {name: dtype for name, dtype in types.items() if dtype is not None}
-        missing = any(dataset.missing_values(name, row) for row in dataset._files()[:-1].tolist() for name in here)
-        return not missing and all(dtype.itemsize <= self._dtype.itemsize for dtype in here.values())
+        return {name: dtype for name, dtype in types.items() if dtype is not None}
+
+    @cached_property
+    def _some_are_missing(self) -> bool:
+        """Whether values stand for missing ones."""
+        starts = self._dataset._files()[:-1].tolist()
+        return any(self._dataset.missing_values(name, row) for row in starts for name in self._types)
+
+    def passes(self, rows: Rows, finite: Collection[str]) -> bool:
+        """Whether rows of any blocks are fit, of which the parts in `finite` are known to have finite values only; if
+        not, some may be unfit."""
+        for name, part in rows._asdict().items():
+            if part is not None and part.dtype.kind == "f" and (name not in finite or self._exceeds(part)):
+                return False
+        return not self._some_are_missing and self._wrong_target(rows) is None
+
+    def _exceeds(self, values: NDArray[Any]) -> bool:
+        """Whether some finite values would not be finite in the dtype of the slabs."""
+        if values.itemsize <= self._dtype.itemsize:
+            return False
+        limit = float(np.finfo(self._dtype).max)
+        return float(values.max()) > limit or float(values.min()) < -limit
+
+    def _wrong_target(self, rows: Rows) -> tuple[int, str] | None:
+        """The position of the first bad target, and what is wrong with it."""
+        if self._check_target is None or rows.y is None or not len(rows.y):
+            return None
+        return self._check_target(rows.y)
 
     def __call__(self, block: Block, rows: Rows, finite: Collection[str]) -> Rows:
         """The rows of a block that are fit, maybe in the memory of those given; `finite` names parts of them that are
@@ -85,11 +118,10 @@ class RowCheck:
                 rows = rows._replace(x=self._zeroed(block, unfit.pop("x")))
             for name, part in unfit.items():
                 raise DataError(self._about(block, name, part))
-        if self._check_target is not None and rows.y is not None and len(rows.y):
-            wrong = self._check_target(rows.y)
-            if wrong is not None:
-                row = wrong[0] if kept is None else int(np.flatnonzero(kept)[wrong[0]])
-                raise DataError(f"{self._dataset.locate('y', block.source_row(row), 0)}: {wrong[1]}")
+        wrong = self._wrong_target(rows)
+        if wrong is not None:
+            row = wrong[0] if kept is None else int(np.flatnonzero(kept)[wrong[0]])
+            raise DataError(f"{self._dataset.locate('y', block.source_row(row), 0)}: {wrong[1]}")
         return rows
 
     def _about(self, block: Block, name: str, part: NDArray[np.generic]) -> str:
@@ -120,10 +152,8 @@ class RowCheck:
                 position = int(first_nonfinite(values))
                 if position >= 0:
                     return position
-            if values.itemsize > self._dtype.itemsize:
-                limit = float(np.finfo(self._dtype).max)
-                if float(values.max()) > limit or float(values.min()) < -limit:
-                    return int(np.argmax(np.abs(values) > limit))
+            if self._exceeds(values):
+                return int(np.argmax(np.abs(values) > float(np.finfo(self._dtype).max)))
         for columns, missing in self._dataset.missing_values(name, block.first_row):
             for start in range(0, len(part), _TOGETHER):
                 equal = part[start : start + _TOGETHER, columns] == missing

@@ -15,6 +15,7 @@ from fastsgd.data.blocks import Block, Reader, Rows, cut_blocks
 from fastsgd.data.order import block_order
 from fastsgd.data.slab import Slab
 from fastsgd.data.team import Team, copy_shares
+from fastsgd.data.together import Together
 from fastsgd.data.window import Window
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Filler:
         first = int(np.searchsorted(before, number, side="right")) - 1
         skipped = number - int(before[first])
         wanted = (blocks[index] for index in order[first:])
-        for rows in self._loader.read_together(reader, wanted, self._team, self._room):
+        for rows in Together(self._loader, reader, self._team, self._room).read(wanted):
             rows[0] = rows[0].cut(skipped, len(rows[0].x))
             yield rows
             skipped = 0

@@ -7,10 +7,8 @@ to the consumer, and ends with the iterator.
 
 from __future__ import annotations
 
-import itertools
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,19 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastsgd.data.blocks import Asked, Block, Reader, Rows, request_block
+from fastsgd.data.blocks import Block, Reader, Rows
 from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
-from fastsgd.data.runs import read_runs
 from fastsgd.data.slab import Slab
 from fastsgd.data.spent import Spent
 from fastsgd.data.stream import stream
 from fastsgd.data.team import Team
+from fastsgd.data.together import Together
 from fastsgd.errors import DataError
 
-_STRAIGHT_BYTES = 1 << 24  # read in one compiled call at most, but for what is larger by itself
 _ROWS_A_THREAD = 8192  # ordered and gathered in about the time that a thread takes to start
 
 
@@ -54,23 +51,6 @@ def checked_batch_size(batch_size: int) -> int:
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise DataError(f"batch_size is {batch_size!r}; it is a whole number from 1 on")
     return int(batch_size)
-
-
-def _take(
-    thread: int,
-    threads: int,
-    asked: Sequence[Asked],
-    go_on: Callable[[], None],
-    outcomes: list[Rows | Exception | None],
-) -> None:
-    """A thread's share of rows that were asked for, up to the first that cannot be had."""
-    for index in range(thread, len(asked), threads):
-        go_on()
-        try:
-            outcomes[index] = asked[index]()
-        except Exception as error:
-            outcomes[index] = error
-            return
 
 
 class Loader:
@@ -103,6 +83,7 @@ class Loader:
     Attributes
     ----------
     plan : MemoryPlan
+    check : RowCheck
     takes_turns : bool
     waited : float
         Seconds that the consumer waited for rows.
@@ -141,7 +122,7 @@ class Loader:
         self.shuffle = shuffle
         self.waited = 0.0
         self.blocks = dataset.blocks()
-        self._check = RowCheck(dataset, self.dtype, check_target)
+        self.check = RowCheck(dataset, self.dtype, check_target)
         self._threads = threads
         self._takes_order = takes_order
         self.takes_turns = takes_turns
@@ -197,7 +178,7 @@ class Loader:
             if self._arrays is None:
                 self._arrays = self._load()
             elif not self._arrays_are_checked:
-                self._arrays = self._check(Block(self.dataset._spans), self._arrays, ())
+                self._arrays = self.check(Block(self.dataset._spans), self._arrays, ())
             self._arrays_are_checked = True
             yield from self._from_memory(self._arrays, epoch, start)
 
@@ -255,61 +236,11 @@ class Loader:
         team = Team(self.threads() if keeps_threads() else 1, self.spent)
         # What is to be decoded is, by others, while a block is used.
         room = 1 if self.dataset.decodes() else 1 + self.plan.blocks_ahead
-        for rows in self.read_together(reader, blocks, team, lambda: room, unchecked=unchecked):
+        together = Together(self, reader, team, lambda: room, apart=True, checks=not unchecked)
+        for rows in together.read(blocks):
             rows.reverse()
             while rows:
                 yield rows.pop()
-
-    def read_together(
-        self,
-        reader: Reader,
-        blocks: Iterable[Block],
-        team: Team,
-        room: Callable[[], int],
-        *,
-        unchecked: bool = False,
-    ) -> Iterator[list[Rows]]:
-        """`read`, several blocks at a time: as many as there is room for, which is asked when these are on their way,
-        but no more than leave as many on their way where these are decoded meanwhile. Of several errors that of the
-        first block is raised."""
-        asked: deque[Asked] = deque()
-        remaining, memory = iter(blocks), 1 + self.plan.blocks_ahead
-        most = max(1, memory // 2) if self.dataset.decodes() else memory
-        # What is to be decoded is shared out already, among as many threads as there is memory for.
-        threads, is_quick = 1 if self.dataset.decodes() else self.threads(), self._check.is_quick
-        while True:
-            for block in itertools.islice(remaining, memory - len(asked)):
-                asked.append(request_block(reader, block, None if unchecked else partial(self._check, block)))
-            if not asked:
-                return
-            outcomes: list[Rows | Exception | None] = [None] * min(room(), most, len(asked))
-            taken = [asked.popleft() for _ in outcomes]
-            self._read_straight(taken, team, threads)
-            # Threads that only run Python wait for one another.
-            only_python = is_quick and all(one.is_read() for one in taken)
-            takers = 1 if only_python else min(len(taken), threads)
-            team.together(_take, takers, taken, team.go_on, outcomes)
-            rows = [one for one in outcomes if isinstance(one, Rows)]
-            error = next((one for one in outcomes if isinstance(one, Exception)), None)
-            outcomes.clear()
-            if error is not None:
-                taken.clear()  # whoever keeps the error must not keep rows with it
-                rows.clear()
-                raise error
-            del taken
-            yield list(rows)
-            while rows:
-                reader.give_back(rows.pop())
-
-    def _read_straight(self, asked: Sequence[Asked], team: Team, threads: int) -> None:
-        """Read what compiled code may read of some rows, so much at a time that an end is soon noticed."""
-        runs = [run for one in asked for run in one.runs()]
-        while runs:
-            team.go_on()
-            ends = itertools.accumulate(run.nbytes for run in runs)
-            count = 1 + sum(end <= _STRAIGHT_BYTES for end in itertools.islice(ends, 1, None))
-            self.spent.add(reading=read_runs(runs[:count], team.together, threads))
-            del runs[:count]
 
     def _load(self) -> Rows:
         """All rows, in storage order and dtype."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,21 @@ class HDF5Reader:
         }
         self._spare.append({name: part for name, part in parts.items() if part is not None})
 
+    def in_one(self, asked: Sequence[Asked]) -> Rows | None:
+        readings = [one for one in asked if isinstance(one, _Reading) and one.lies_straight()]
+        if len(readings) < max(2, len(asked)):
+            return None
+        whole, at = _as_rows(self.empty_rows(sum(one.rows for one in readings))), 0
+        for one in readings:
+            one.lie_in(whole.cut(at, at + one.rows))
+            at += one.rows
+        return whole
+
+    def require_unchanged(self, asked: Sequence[Asked]) -> None:
+        readings = [one for one in asked if isinstance(one, _Reading)]
+        for one in {one.index: one for one in readings}.values():
+            one.require_unchanged()
+
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         index, first = self._dataset.place(start)
         last = first + stop - start
@@ -82,14 +97,14 @@ class HDF5Reader:
             file = self._file(index)
             for source in file.sources():
                 source.read(first, last, work)
-        take = partial(self._take, outs, stop - start)
+        take = partial(self.empty_rows, stop - start)
         reading = _Reading(self._dataset, index, (first, last), file, work, take, check)
         reading.start(self._helpers)
         return reading
 
-    def _take(self, outs: Memory, rows: int) -> Rows:
-        outs.update(self.empty_rows(rows))
-        return Rows(outs["x"], outs.get("y"), outs.get("weight"))
+
+def _as_rows(memory: Memory) -> Rows:
+    return Rows(memory["x"], memory.get("y"), memory.get("weight"))
 
 
 class _Reading(Asked):
@@ -102,11 +117,12 @@ class _Reading(Asked):
         span: tuple[int, int],
         file: OpenFile,
         work: Work,
-        take: Callable[[], Rows],
+        take: Callable[[], Memory],
         check: Check | None,
     ) -> None:
+        self.rows = span[1] - span[0]
+        self.index = index
         self._dataset = dataset
-        self._index = index
         self._span = span
         self._file = file
         self._rows: Rows | None = None
@@ -124,7 +140,8 @@ class _Reading(Asked):
         if not helpers:
             self._work.reading.extend(jobs)
         elif jobs:
-            self._rows = self._take()
+            self._taken()
+            assert self._rows is not None
             size = sum(part.nbytes for part in self._rows if part is not None)
             # Each is worth a thread as far as its dataset knows; of many narrow ones, several together are.
             together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
@@ -146,8 +163,30 @@ class _Reading(Asked):
         """Memory that nobody else writes to; taken as late as can be, then it is that of the block before, still in
         cache."""
         if self._rows is None:
-            self._rows = self._take()
+            self.lie_in(_as_rows(self._take()))
+        assert self._rows is not None
         return self._rows
+
+    def lies_straight(self) -> bool:
+        """Whether all of it may be read by compiled code."""
+        work = self._work
+        return bool(work.straight) and not (work.reading or work.decoding)
+
+    def lie_in(self, rows: Rows) -> None:
+        """Let them have this memory."""
+        self._rows = rows
+        self._work.outs.update((name, part) for name, part in rows._asdict().items() if part is not None)
+
+    def finite(self) -> Collection[str]:
+        return [one.part for one in self._work.straight if one.run.finite]
+
+    def require_unchanged(self) -> None:
+        """Raise DataError where the file is no longer as it was."""
+        with self._explained():
+            self._dataset.require_unchanged(self.index, self._file)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return _explained(self._dataset, self.index, *self._span)
 
     def _do(self, *jobs: Callable[[], None]) -> None:
         for job in jobs:
@@ -155,10 +194,10 @@ class _Reading(Asked):
         # The check is for whoever is last, and so finds rows in its cache.
         if next(self._left) == 0 and self._check is not None:
             assert self._rows is not None
-            self._rows = self._check(self._rows, [one.part for one in self._work.straight if one.run.finite])
+            self._rows = self._check(self._rows, self.finite())
 
     def __call__(self) -> Rows:
-        with _explained(self._dataset, self._index, *self._span):
+        with self._explained():
             try:
                 self._taken()
                 for one in self._work.straight:
@@ -167,7 +206,7 @@ class _Reading(Asked):
                 for job in self._started:
                     self._helpers.finish(job)
             finally:  # what has changed may be why it cannot be read
-                self._dataset.require_unchanged(self._index, self._file)
+                self._dataset.require_unchanged(self.index, self._file)
         return self._taken()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +23,7 @@ from fastsgd.data.spent import Spent
 JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
 _SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
 
-Outs = Mapping[str, NDArray[Any]]
+Outs = dict[str, NDArray[Any]]
 
 
 class Work(NamedTuple):

@@ -1,0 +1,100 @@
+"""Blocks that are read several at a time: as one where they lie in the file as in memory, else by themselves."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+from data_files import ChunkByChunk, numbers_of, write_rows
+
+from fastsgd.data import ArrayDataset
+from fastsgd.data.loader import Loader
+from fastsgd.data.spent import Spent
+from fastsgd.data.team import Team
+from fastsgd.data.together import Together
+from fastsgd.errors import DataError
+
+ROWS, CHUNK, AT_ONCE = 1000, 50, 4
+ORDER = [7, 2, 19, 3, 0, 11, 12, 5, 18]
+
+
+def pieces_of(loader, *, apart=False, checks=True):
+    """What comes of some blocks in some order: the lists of rows, copied."""
+    found = []
+    with loader.dataset.open() as reader:
+        together = Together(loader, reader, Team(2, Spent()), lambda: AT_ONCE, apart=apart, checks=checks)
+        for rows in together.read(loader.blocks[index] for index in ORDER):
+            found.append([one.each(np.copy) for one in rows])
+    return found
+
+
+def plain(path, **options):
+    return Loader(ChunkByChunk(path, "X", "y", weight="w"), batch_size=8, memory="200kB", **options)
+
+
+def numbers_of_blocks():
+    return np.concatenate([np.arange(CHUNK * index, CHUNK * (index + 1)) for index in ORDER])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("options", "apart", "sizes"),
+    [
+        ({}, False, [[200], [200], [50]]),
+        ({}, True, [[50] * 4, [50] * 4, [50]]),
+        ({"compression": "gzip"}, False, [[50] * 4, [50] * 4, [50]]),
+    ],
+    ids=["plain", "apart", "packed"],
+)
+def test_rows_of_blocks_come_in_their_order(tmp_path, options, apart, sizes, dtype):
+    loader = plain(write_rows(tmp_path / "a.h5", ROWS, chunk=CHUNK, **options), dtype=dtype)
+    assert loader.plan.blocks_ahead >= 2 * AT_ONCE - 1
+    found = pieces_of(loader, apart=apart)
+    assert [[len(rows.x) for rows in some] for some in found] == sizes
+    rows = [(one.x, one.y, one.weight[:, 0]) for some in found for one in some]
+    assert np.array_equal(numbers_of(rows), numbers_of_blocks())
+
+
+def test_arrays_come_as_they_lie():
+    x = np.arange(100 * ROWS, dtype=np.float32).reshape(ROWS, 100)
+    loader = Loader(ArrayDataset(x), batch_size=8)
+    with loader.dataset.open() as reader:
+        (rows,) = Together(loader, reader, Team(1, Spent()), lambda: AT_ONCE).read(loader.blocks)
+        assert np.shares_memory(rows[0].x, x)
+
+
+@pytest.mark.parametrize("row", [100, 149, 950, 999])
+@pytest.mark.parametrize("what", ["label", "large label", "weight", "value"])
+def test_what_is_unfit_in_one_of_several_is_named(tmp_path, row, what):
+    path = write_rows(tmp_path / "a.h5", ROWS, chunk=CHUNK)
+    with h5py.File(path, "r+") as file:
+        file["y"][row] = {"label": 10**6, "large label": 1e300}.get(what, -row)
+        file["w"][row] = np.inf if what == "weight" else file["w"][row]
+        file["X"][row, 1] = np.nan if what == "value" else file["X"][row, 1]
+
+    def check(y):
+        wrong = np.flatnonzero(y[:, 0] == 10**6)
+        return (int(wrong[0]), "too large") if len(wrong) else None
+
+    part = {"label": "y", "large label": "y", "weight": "w", "value": "X"}[what]
+    loader = plain(path, check_target=check)
+    with pytest.raises(DataError, match=rf"dataset '{part}', row {row}\b"):
+        pieces_of(loader)
+    assert sum(len(rows.x) for some in pieces_of(loader, checks=False) for rows in some) == CHUNK * len(ORDER)
+
+
+def test_one_look_at_the_targets_of_several_will_do(tmp_path):
+    seen = []
+    pieces_of(plain(write_rows(tmp_path / "a.h5", ROWS, chunk=CHUNK), check_target=lambda y: seen.append(len(y))))
+    assert seen == [200, 200, 50]
+
+
+def test_a_file_that_changes_between_two_reads_is_noticed(tmp_path):
+    path = write_rows(tmp_path / "a.h5", ROWS, chunk=CHUNK)
+    loader = plain(path)
+    with loader.dataset.open() as reader:
+        several = Together(loader, reader, Team(1, Spent()), lambda: AT_ONCE).read(loader.blocks)
+        assert len(next(several)[0].x) == AT_ONCE * CHUNK
+        os.utime(path, (1, 1))
+        with pytest.raises(DataError, match="changed"):
+            next(several)
