@@ -137,11 +137,12 @@ def step_section(results: Results) -> list[str]:
     if single := results.get("step_threads_1"):
         limits = single["limits"]
         parts += [
-            f"All held to one thread ({limits['multiply_add_gflops']:.0f} GFLOP/s, {limits['read_gbytes']:.0f} GB/s):",
+            f"All held to one thread, {day(single)} (vectors of {limits['vector_bytes'] * 8} bits, "
+            f"{limits['multiply_add_gflops']:.0f} GFLOP/s, {limits['read_gbytes']:.0f} GB/s):",
             step_table(single),
         ]
-    if wide := results.get("step_avx512"):
-        parts += [f"On all cores of a machine with AVX-512, {day(wide)}: {machine(wide)}.", step_table(wide)]
+    if narrow := results.get("step_avx2"):
+        parts += [f"On all cores of a machine without AVX-512, {day(narrow)}: {machine(narrow)}.", step_table(narrow)]
     return parts
 
 

@@ -1,13 +1,16 @@
 """Blocks that are read several at a time: as one where they lie in the file as in memory, else by themselves."""
 
 import os
+import tracemalloc
 
 import h5py
 import numpy as np
 import pytest
 from data_files import ChunkByChunk, numbers_of, write_rows
 
-from fastsgd.data import ArrayDataset
+import fastsgd.data.runs as runs_module
+import fastsgd.data.transfer as transfer_module
+from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.loader import Loader
 from fastsgd.data.spent import Spent
 from fastsgd.data.team import Team
@@ -98,3 +101,61 @@ def test_a_file_that_changes_between_two_reads_is_noticed(tmp_path):
         os.utime(path, (1, 1))
         with pytest.raises(DataError, match="changed"):
             next(several)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_after_a_slow_read_the_system_is_told_what_comes(tmp_path, slow, monkeypatch):
+    """While the rows are used that came, of as many blocks as there is time for."""
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, offset, size, advice: told.append(size))
+    monkeypatch.setattr(runs_module, "is_slow", lambda *_: slow)
+    loader, ahead = plain(write_rows(tmp_path / "a.h5", ROWS, chunk=CHUNK)), 15
+    with loader.dataset.open() as reader:
+        several = Together(loader, reader, Team(1, Spent()), lambda: AT_ONCE, ahead=ahead).read(loader.blocks)
+        next(several)
+        memory = 1 + loader.plan.blocks_ahead
+        asked_after = ahead - (memory - AT_ONCE)
+        assert 0 < asked_after < ahead
+        # Of each block there are features, targets and weights.
+        assert told.count(CHUNK * 12) == told.count(CHUNK * 8) == told.count(CHUNK * 4) == slow * asked_after
+        monkeypatch.setattr(runs_module, "is_slow", lambda *_: False)
+        monkeypatch.setattr(transfer_module, "_ASKED", 0)
+        rows = AT_ONCE * CHUNK + sum(len(rows.x) for some in several for rows in some)
+    assert rows == ROWS
+
+
+@pytest.mark.parametrize("ahead", [0, 15])
+def test_what_cannot_be_asked_for_comes_after_what_was_read(tmp_path, ahead):
+    loader = plain(write_rows(tmp_path / "a.h5", ROWS, chunk=CHUNK))
+
+    def blocks():
+        for index in range(6):
+            yield loader.blocks[index]
+        raise DataError("there is no more")
+
+    found = []
+    with loader.dataset.open() as reader:
+        together = Together(loader, reader, Team(1, Spent()), lambda: AT_ONCE, ahead=ahead)
+        with pytest.raises(DataError, match="there is no more"):
+            found.extend(len(rows[0].x) for rows in together.read(blocks()))
+    assert found == [4 * CHUNK, 2 * CHUNK]
+
+
+def test_an_error_that_is_kept_keeps_none_of_several(tmp_path):
+    path = write_rows(tmp_path / "a.h5", 200_000, chunk=5000)
+    with h5py.File(path, "r+") as file:
+        file["X"][-1, 1] = np.nan
+    loader = Loader(HDF5Dataset(path, "X", "y"), batch_size=8, memory="20MB")
+    kept = []
+    for _ in range(2):  # the first compiles what is not yet
+        tracemalloc.start()
+        with loader.dataset.open() as reader:
+            together = Together(loader, reader, Team(1, Spent()), lambda: 8)
+            try:
+                list(together.read(list(loader.blocks)[-8:]))
+            except DataError as error:
+                kept.append(error)
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+    assert len(kept) == 2
+    assert held < 8 * 5000 * 20 / 4

@@ -134,7 +134,7 @@ class ArrayDataset(Dataset):
     def in_one(self, asked: Sequence[Asked]) -> Rows | None:
         """None: they are views."""
 
-    def require_unchanged(self, asked: Sequence[Asked]) -> None:
+    def settle(self, asked: Sequence[Asked]) -> None:
         """Nothing to do: there is no file."""
 
     def give_back(self, rows: Rows) -> None:

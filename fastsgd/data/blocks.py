@@ -91,8 +91,8 @@ class Reader(Protocol):
         """Let rows that were asked for lie one after the other in one memory, where nothing but reading them is to be
         done; None where more is, or nothing is gained."""
 
-    def require_unchanged(self, asked: Sequence[Asked]) -> None:
-        """Raise DataError where a file that they are read from is no longer as it was; for rows that lie in one."""
+    def settle(self, asked: Sequence[Asked]) -> None:
+        """Called when rows that lie in one have come; raises DataError where a file is no longer as it was."""
 
     def give_back(self, rows: Rows) -> None:
         """Rows that were read are no longer needed: their memory may be used again."""

@@ -80,7 +80,9 @@ class Filler:
         first = int(np.searchsorted(before, number, side="right")) - 1
         skipped = number - int(before[first])
         wanted = (blocks[index] for index in order[first:])
-        for rows in Together(self._loader, reader, self._team, self._room).read(wanted):
+        # In turns nothing else reads while a slab is trained on.
+        ahead = -(-len(self._free_slab().x) // blocks.largest) if self._loader.takes_turns else 0
+        for rows in Together(self._loader, reader, self._team, self._room, ahead=ahead).read(wanted):
             rows[0] = rows[0].cut(skipped, len(rows[0].x))
             yield rows
             skipped = 0

@@ -83,8 +83,10 @@ class HDF5Reader:
             at += one.rows
         return whole
 
-    def require_unchanged(self, asked: Sequence[Asked]) -> None:
+    def settle(self, asked: Sequence[Asked]) -> None:
         readings = [one for one in asked if isinstance(one, _Reading)]
+        for one in readings:
+            one.settle()
         for one in {one.index: one for one in readings}.values():
             one.require_unchanged()
 
@@ -179,6 +181,11 @@ class _Reading(Asked):
 
     def finite(self) -> Collection[str]:
         return [one.part for one in self._work.straight if one.run.finite]
+
+    def settle(self) -> None:
+        """Note how it came."""
+        for one in self._work.straight:
+            one.settle()
 
     def require_unchanged(self) -> None:
         """Raise DataError where the file is no longer as it was."""

@@ -7,6 +7,7 @@ memory, those of several blocks are read into one memory, checked in one go, and
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -33,6 +34,8 @@ class Together:
     team : Team
     room : callable
         How many blocks to read at a time; asked when these are on their way.
+    ahead : int
+        Blocks that are asked for while others are used, where that takes no memory: the system may read them meanwhile.
     apart : bool
         Whether the rows of each block are wanted by themselves.
     checks : bool
@@ -46,6 +49,7 @@ class Together:
         team: Team,
         room: Callable[[], int],
         *,
+        ahead: int = 0,
         apart: bool = False,
         checks: bool = True,
     ) -> None:
@@ -60,6 +64,7 @@ class Together:
         decodes = loader.dataset.decodes()
         # No more than leave as many on their way where these are decoded meanwhile.
         self._most = max(1, self._memory // 2) if decodes else self._memory
+        self._ahead = 0 if decodes else ahead
         # What is to be decoded is shared out already, among as many threads as there is memory for.
         self._threads = 1 if decodes else loader.threads()
 
@@ -67,27 +72,50 @@ class Together:
         """The rows of some blocks at a time, until the next are asked for. Of several errors that of the first block is
         raised."""
         asked, remaining = deque[Asked](), iter(blocks)
+        failed: Exception | None = None
         while True:
-            for block in itertools.islice(remaining, self._memory - len(asked)):
-                check = None if self._check is None else partial(self._check, block)
-                asked.append(request_block(self._reader, block, check))
+            failed = failed or self._ask(remaining, asked, self._memory)
             if not asked:
+                if failed is not None:
+                    raise failed
                 return
             taken = [asked.popleft() for _ in range(min(self._room(), self._most, len(asked)))]
             whole = self._reader.in_one(taken)
-            self._read_straight(taken)
-            if whole is None or not self._passes(taken, whole):
-                found = self._one_by_one(taken)
-            elif self._apart:
-                ends = list(itertools.accumulate((one.rows for one in taken), initial=0))
-                found = [whole.cut(first, last) for first, last in itertools.pairwise(ends)]
-            else:
-                found = [whole]
-            taken.clear()
+            try:
+                found = self._read(taken, whole)
+            except BaseException as error:
+                # Whoever keeps the error must not keep rows with it, which the frames of its traceback hold.
+                traceback.clear_frames(error.__traceback__)
+                del whole
+                raise
+            finally:
+                taken.clear()
+            failed = failed or self._ask(remaining, asked, self._ahead)
             yield list(found)
             for rows in found if whole is None else [whole]:
                 self._reader.give_back(rows)
             del found, whole, rows
+
+    def _ask(self, blocks: Iterator[Block], asked: deque[Asked], most: int) -> Exception | None:
+        """Ask for the next blocks, up to `most` that are on their way; returns what kept it from that: what was asked
+        for before comes first."""
+        try:
+            for block in itertools.islice(blocks, max(0, most - len(asked))):
+                check = None if self._check is None else partial(self._check, block)
+                asked.append(request_block(self._reader, block, check))
+        except Exception as error:
+            return error
+        return None
+
+    def _read(self, taken: Sequence[Asked], whole: Rows | None) -> list[Rows]:
+        """The rows that were asked for; `whole` if they lie in one and nothing else is wanted."""
+        self._read_straight(taken)
+        if whole is None or not self._passes(taken, whole):
+            return self._one_by_one(taken)
+        if not self._apart:
+            return [whole]
+        ends = list(itertools.accumulate((one.rows for one in taken), initial=0))
+        return [whole.cut(first, last) for first, last in itertools.pairwise(ends)]
 
     def _read_straight(self, asked: Sequence[Asked]) -> None:
         """Read what compiled code may read of some rows, so much at a time that an end is soon noticed."""
@@ -103,11 +131,11 @@ class Together:
         """Whether all rows came, and need no look at those of each block."""
         if not all(one.is_read() for one in taken):
             return False
-        self._reader.require_unchanged(taken)
+        self._reader.settle(taken)
         finite = set.intersection(*(set(one.finite()) for one in taken))
         return self._check is None or self._check.passes(whole, finite)
 
-    def _one_by_one(self, taken: list[Asked]) -> list[Rows]:
+    def _one_by_one(self, taken: Sequence[Asked]) -> list[Rows]:
         outcomes: list[Rows | Exception | None] = [None] * len(taken)
         # Threads that only run Python wait for one another.
         only_python = self._is_quick and all(one.is_read() for one in taken)
@@ -115,10 +143,8 @@ class Together:
         self._team.together(_take, takers, taken, self._team.go_on, outcomes)
         error = next((one for one in outcomes if isinstance(one, Exception)), None)
         rows = [one for one in outcomes if isinstance(one, Rows)]
+        outcomes.clear()  # which frames hold that the error's lead back to
         if error is not None:
-            # Whoever keeps the error must not keep rows with it.
-            for those in (taken, outcomes, rows):
-                those.clear()
             raise error
         return rows
 

@@ -21,6 +21,7 @@ from fastsgd.data.scratch import scratch
 from fastsgd.data.spent import Spent
 
 JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
+_ASKED = 1000  # reads that are asked for ahead after one that was slow
 _SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
 
 Outs = dict[str, NDArray[Any]]
@@ -61,9 +62,13 @@ class Straight(NamedTuple):
     def read(self, outs: Outs) -> None:
         """Read what did not come."""
         if self.run.came:
-            self.source.slow = self.run.slow
+            self.settle()
         else:
             self.source.read_by_pieces(self.run.first, self.run.last, outs)
+
+    def settle(self) -> None:
+        """Note how it came."""
+        self.source.came(slow=self.run.slow)
 
 
 class Placement(NamedTuple):
@@ -138,7 +143,7 @@ class Direct:
         self._layout = layout
         self._placements = placements
         stored = layout.stored
-        self.slow = False  # whether what was read last came from no memory: to ask ahead costs a fifth of reading that
+        self._asking = 0  # of how many reads more the system is told before
         self._swapped = stored.names is None and not stored.isnative
         self._native = stored.newbyteorder("=") if stored.names is None else stored
         whole_rows = len(placements) == 1 and placements[0].field is None and layout.chunk[1] == layout.columns
@@ -150,13 +155,13 @@ class Direct:
             )
 
     def read(self, first: int, last: int, work: Work) -> None:
-        if self._place is not None and not self.slow:
+        if self._asking:
+            for piece in self._layout.pieces(first, last):
+                self._expect(piece)
+        if self._place is not None:
             work.straight.append(Straight(Run(self._place, first, last), self._placements[0].part, self))
             return
         pieces = list(self._layout.pieces(first, last))
-        if self.slow:
-            for piece in pieces:
-                self._expect(piece)
         if not self._layout.filters:
             work.reading.append(partial(self._read_pieces, pieces, first, work.outs))
             return
@@ -164,6 +169,11 @@ class Direct:
         step = -(-JOB_BYTES // size)
         for at in range(0, len(pieces), step):
             work.decoding.append(partial(self._read_pieces, pieces[at : at + step], first, work.outs))
+
+    def came(self, *, slow: bool) -> None:
+        """Note whether what was read came from no memory. The next reads are then asked for ahead, some of which may
+        come fast for just that; to ask costs a fifth of a read from memory."""
+        self._asking = _ASKED if slow else max(0, self._asking - 1)
 
     def lies_as(self, out: NDArray[Any]) -> bool:
         """Whether rows in memory are as those in the file."""
@@ -241,5 +251,5 @@ class Direct:
                 raise OSError("the file was cut short while it was read")
             view, offset = view[count:], offset + count
         seconds = time.perf_counter() - begin
-        self.slow = is_slow(len(out), 1, seconds)
+        self.came(slow=is_slow(len(out), 1, seconds))
         return seconds
