@@ -124,6 +124,18 @@ def test_after_a_slow_read_the_system_is_told_what_comes(tmp_path, slow, monkeyp
     assert rows == ROWS
 
 
+def test_files_stay_open_of_which_blocks_are_asked_for(tmp_path):
+    """Of a hundred files with a block each no more are asked for ahead than may be open."""
+    paths = [write_rows(tmp_path / f"{k}.h5", CHUNK, start=CHUNK * k, chunk=CHUNK) for k in range(100)]
+    loader = Loader(ChunkByChunk(paths, "X", "y"), batch_size=8, memory="100kB")
+    order, found = np.random.default_rng(0).permutation(100), []
+    with loader.dataset.open() as reader:
+        together = Together(loader, reader, Team(2, Spent()), lambda: AT_ONCE, ahead=10**6)
+        for rows in together.read(loader.blocks[index] for index in order):
+            found += [(one.x.copy(), one.y.copy()) for one in rows]
+    assert numbers_of(found).tolist() == [CHUNK * k + i for k in order for i in range(CHUNK)]
+
+
 @pytest.mark.parametrize("ahead", [0, 15])
 def test_what_cannot_be_asked_for_comes_after_what_was_read(tmp_path, ahead):
     loader = plain(write_rows(tmp_path / "a.h5", ROWS, chunk=CHUNK))

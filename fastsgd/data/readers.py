@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastsgd.kernels.sharing import Job
 
 # Files that stay open for reading. To open one takes as long as to read a block; blocks come from all files in turn.
-# More than blocks are ever read ahead: the files of those must stay open.
+# More than blocks are ever asked for: the files of those must stay open.
 OPEN_FILES = 32
 
 Memory = dict[str, NDArray[np.generic]]

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastsgd.data.blocks import Asked, Block, Reader, Rows, request_block
+from fastsgd.data.readers import OPEN_FILES
 from fastsgd.data.runs import read_runs
 from fastsgd.data.team import Team
 
@@ -64,7 +65,7 @@ class Together:
         decodes = loader.dataset.decodes()
         # No more than leave as many on their way where these are decoded meanwhile.
         self._most = max(1, self._memory // 2) if decodes else self._memory
-        self._ahead = 0 if decodes else ahead
+        self._ahead = 0 if decodes else min(ahead, OPEN_FILES - 1)  # whose files must all be open
         # What is to be decoded is shared out already, among as many threads as there is memory for.
         self._threads = 1 if decodes else loader.threads()
 
