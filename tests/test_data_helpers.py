@@ -1,6 +1,7 @@
 """Threads that decode, and whoever waits for them."""
 
 import gc
+import os
 import sys
 import threading
 import weakref
@@ -43,6 +44,17 @@ def test_whoever_waits_does_what_is_left(helpers):
     helpers.finish(job)
     helpers.finish(others[2])
     assert [i for i, _ in done] == [0, 1, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+@pytest.mark.parametrize("give_way", [False, True])
+def test_decoders_give_way_to_what_computes_beside_them(give_way):
+    helpers, found = Helpers(2, give_way=give_way), []
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    job = helpers.hand_over(lambda: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+    job.wait()
+    helpers.close()
+    assert (found[0] > own) == give_way
 
 
 def test_an_error_is_for_whoever_asks_for_the_job(helpers):

@@ -119,7 +119,7 @@ def test_after_a_slow_read_the_system_is_told_what_comes(tmp_path, slow, monkeyp
         # Of each block there are features, targets and weights.
         assert told.count(CHUNK * 12) == told.count(CHUNK * 8) == told.count(CHUNK * 4) == slow * asked_after
         monkeypatch.setattr(runs_module, "is_slow", lambda *_: False)
-        monkeypatch.setattr(transfer_module, "_ASKED", 0)
+        monkeypatch.setattr(transfer_module, "_MOST_ASKED", 0)
         rows = AT_ONCE * CHUNK + sum(len(rows.x) for some in several for rows in some)
     assert rows == ROWS
 

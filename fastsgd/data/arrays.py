@@ -122,7 +122,7 @@ class ArrayDataset(Dataset):
         return "the arrays"
 
     @contextmanager
-    def open(self, threads: int = 1, spent: Spent | None = None) -> Iterator[Reader]:
+    def open(self, threads: int = 1, spent: Spent | None = None, *, beside: bool = False) -> Iterator[Reader]:
         yield self
 
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:

@@ -77,10 +77,12 @@ class RowCheck:
     def passes(self, rows: Rows, finite: Collection[str]) -> bool:
         """Whether rows of any blocks are fit, of which the parts in `finite` are known to have finite values only; if
         not, some may be unfit."""
+        if self._some_are_missing:
+            return False
         for name, part in rows._asdict().items():
             if part is not None and part.dtype.kind == "f" and (name not in finite or self._exceeds(part)):
                 return False
-        return not self._some_are_missing and self._wrong_target(rows) is None
+        return self._wrong_target(rows) is None
 
     def _exceeds(self, values: NDArray[Any]) -> bool:
         """Whether some finite values would not be finite in the dtype of the slabs."""

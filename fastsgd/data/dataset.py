@@ -93,9 +93,11 @@ class Dataset(ABC):
         """What the dataset is called in a message."""
 
     @abstractmethod
-    def open(self, threads: int = 1, spent: Spent | None = None) -> AbstractContextManager[Reader]:
-        """The source, open while the context lasts; so many threads decode what is read. `spent` is told how long they
-        take."""
+    def open(
+        self, threads: int = 1, spent: Spent | None = None, *, beside: bool = False
+    ) -> AbstractContextManager[Reader]:
+        """The source, open while the context lasts; so many threads decode what is read, `beside` others that compute.
+        `spent` is told how long they take."""
 
     @abstractmethod
     def _files(self) -> NDArray[np.int64]:

@@ -55,7 +55,7 @@ class Filler:
     def slabs(self) -> Iterator[Slab]:
         """Each slab when it is filled."""
         loader = self._loader
-        with loader.dataset.open(loader.decoders(), loader.spent) as reader:
+        with loader.dataset.open(loader.decoders(), loader.spent, beside=True) as reader:
             if loader.shuffle:
                 yield from self._through_window(reader)
             else:
@@ -81,8 +81,10 @@ class Filler:
         skipped = number - int(before[first])
         wanted = (blocks[index] for index in order[first:])
         # In turns nothing else reads while a slab is trained on.
-        ahead = -(-len(self._free_slab().x) // blocks.largest) if self._loader.takes_turns else 0
-        for rows in Together(self._loader, reader, self._team, self._room, ahead=ahead).read(wanted):
+        loader = self._loader
+        tells = loader.takes_turns and not loader.dataset.lends_views
+        ahead = -(-len(self._free_slab().x) // blocks.largest) if tells else 0
+        for rows in Together(loader, reader, self._team, self._room, ahead=ahead).read(wanted):
             rows[0] = rows[0].cut(skipped, len(rows[0].x))
             yield rows
             skipped = 0

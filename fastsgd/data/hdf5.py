@@ -19,6 +19,7 @@ from fastsgd.data.claims import require_credible
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.external import other_files
 from fastsgd.data.files import Fingerprint, OpenFile
+from fastsgd.data.helpers import Helpers
 from fastsgd.data.places import Home
 from fastsgd.data.readers import OPEN_FILES, HDF5Reader
 from fastsgd.data.schema import Column, Path, expand, find_columns, opened
@@ -245,8 +246,8 @@ class HDF5Dataset(Dataset):
         return {**self.__dict__, "_layouts": [{} for _ in self.paths]}
 
     @contextmanager
-    def open(self, threads: int = 1, spent: Spent | None = None) -> Iterator[Reader]:
-        reader = HDF5Reader(self, threads, spent or Spent())
+    def open(self, threads: int = 1, spent: Spent | None = None, *, beside: bool = False) -> Iterator[Reader]:
+        reader = HDF5Reader(self, Helpers(threads, give_way=beside), spent or Spent())
         try:
             yield reader
         finally:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -36,12 +37,15 @@ class Helpers:
     ----------
     threads : int
         That do jobs at a time, one that waits among them.
+    give_way : bool
+        Whether those of its own have a lower priority than others, which compute beside them.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, give_way: bool = False) -> None:
         self._queue: _Queue = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._wanted = threads - 1
+        self._gives_way = give_way
         # Also at the end of the interpreter.
         self.close = weakref.finalize(self, _close, self._queue, self._threads)
 
@@ -70,7 +74,8 @@ class Helpers:
         from fastsgd.kernels.aside import started
 
         while len(self._threads) < self._wanted:
-            thread = threading.Thread(target=_help, args=(self._queue,), name="fastsgd-decoder", daemon=True)
+            work = partial(_help, self._queue, gives_way=self._gives_way)
+            thread = threading.Thread(target=work, name="fastsgd-decoder", daemon=True)
             self._threads.append(thread)  # first, as an interrupt may come while it starts
             if not started(thread):
                 self._threads.pop()
@@ -95,9 +100,11 @@ def _do_next(jobs: _Queue) -> bool:
     return True
 
 
-def _help(jobs: _Queue) -> None:
-    # At the priority of whoever began to read: below it, beside a thread that waits for these rows and for nothing
-    # else, decoding took up to 1.5 times as long.
+def _help(jobs: _Queue, *, gives_way: bool) -> None:
+    from fastsgd.kernels.sharing import yield_to_others
+
+    if gives_way:
+        yield_to_others()
     while (job := jobs.get()) is not None:
         with suppress(BaseException):  # what interrupted it is told to whoever asks for the result
             job.do()

@@ -74,11 +74,12 @@ class Loader:
     slab_limit : int, optional
         Rows of a slab at most.
     threads : int, optional
-        That gather rows which lie in memory; all, if not given.
+        That read, decode and move rows; all, if not given.
     takes_order : bool
         Whether the consumer takes slabs that are all rows and an order, instead of gathered rows.
     takes_turns : bool
-        Whether rows are read and moved only while the consumer waits for them, by its threads.
+        Whether rows are read and moved only while the consumer waits for them, by its threads; what is to be decoded
+        is, by others, meanwhile.
 
     Attributes
     ----------

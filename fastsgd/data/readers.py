@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -35,12 +36,12 @@ Memory = dict[str, NDArray[np.generic]]
 class HDF5Reader:
     """Reads rows of the files of a dataset, decoding them on several threads, of which one is that which waits."""
 
-    def __init__(self, dataset: HDF5Dataset, threads: int, spent: Spent) -> None:
+    def __init__(self, dataset: HDF5Dataset, helpers: Helpers, spent: Spent) -> None:
         self._dataset = dataset
         self._spent = spent
         self._open: dict[int, OpenFile] = {}  # the one used last comes last
         self._spare: list[Memory] = []  # of rows that were given back
-        self._helpers = Helpers(threads)
+        self._helpers = helpers
 
     def close(self) -> None:
         self._helpers.close()  # first, as they read from the files
@@ -57,13 +58,13 @@ class HDF5Reader:
         self._open[index] = file
         return file
 
-    def empty_rows(self, rows: int) -> Memory:
-        """Memory for rows: that of earlier ones where there is enough of it, since to touch new memory takes about as
-        long as to read into it."""
+    def empty_rows(self, rows: int, most: int) -> Memory:
+        """Memory for rows: that of up to `most` earlier ones where there is enough of it, since to touch new memory
+        takes about as long as to read into it."""
         with suppress(IndexError):  # none is left, maybe since another thread took it
             while True:
                 outs = self._spare.pop()
-                if len(outs["x"]) >= rows:
+                if rows <= len(outs["x"]) <= most:
                     return {name: out[:rows] for name, out in outs.items()}
         return self._dataset.empty_rows(rows)
 
@@ -77,7 +78,7 @@ class HDF5Reader:
         readings = [one for one in asked if isinstance(one, _Reading) and one.lies_straight()]
         if len(readings) < max(2, len(asked)):
             return None
-        whole, at = _as_rows(self.empty_rows(sum(one.rows for one in readings))), 0
+        whole, at = _as_rows(self.empty_rows(sum(one.rows for one in readings), sys.maxsize)), 0
         for one in readings:
             one.lie_in(whole.cut(at, at + one.rows))
             at += one.rows
@@ -87,7 +88,7 @@ class HDF5Reader:
         readings = [one for one in asked if isinstance(one, _Reading)]
         for one in readings:
             one.settle()
-        for one in {one.index: one for one in readings}.values():
+        for one in {id(one.file): one for one in readings}.values():
             one.require_unchanged()
 
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
@@ -99,7 +100,8 @@ class HDF5Reader:
             file = self._file(index)
             for source in file.sources():
                 source.read(first, last, work)
-        take = partial(self.empty_rows, stop - start)
+        # The memory of several blocks is none for one: there would be too much of it if each had such.
+        take = partial(self.empty_rows, stop - start, 2 * (stop - start))
         reading = _Reading(self._dataset, index, (first, last), file, work, take, check)
         reading.start(self._helpers)
         return reading
@@ -123,10 +125,10 @@ class _Reading(Asked):
         check: Check | None,
     ) -> None:
         self.rows = span[1] - span[0]
-        self.index = index
+        self.file = file
         self._dataset = dataset
         self._span = span
-        self._file = file
+        self._index = index
         self._rows: Rows | None = None
         self._work = work
         self._take = take
@@ -190,10 +192,10 @@ class _Reading(Asked):
     def require_unchanged(self) -> None:
         """Raise DataError where the file is no longer as it was."""
         with self._explained():
-            self._dataset.require_unchanged(self.index, self._file)
+            self._dataset.require_unchanged(self._index, self.file)
 
     def _explained(self) -> AbstractContextManager[None]:
-        return _explained(self._dataset, self.index, *self._span)
+        return _explained(self._dataset, self._index, *self._span)
 
     def _do(self, *jobs: Callable[[], None]) -> None:
         for job in jobs:
@@ -213,7 +215,7 @@ class _Reading(Asked):
                 for job in self._started:
                     self._helpers.finish(job)
             finally:  # what has changed may be why it cannot be read
-                self._dataset.require_unchanged(self.index, self._file)
+                self._dataset.require_unchanged(self._index, self.file)
         return self._taken()
 
 

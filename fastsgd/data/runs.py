@@ -117,11 +117,13 @@ def _kernel() -> Callable[..., None]:
 def _read_share(
     thread: int,
     threads: int,
+    runs: Sequence[Run],
     table: NDArray[np.int64],
     outcomes: NDArray[np.int8],
     seconds: NDArray[np.float64],
 ) -> None:
-    """A thread's share, and how long that took: until it begins, it may wait for a core."""
+    """A thread's share, and how long that took: until it begins, it may wait for a core. The runs keep their memory,
+    also where an interrupt ends the wait for the thread."""
     kernel = _kernel()
     begin = time.perf_counter()
     kernel(thread, threads, table, outcomes)
@@ -141,7 +143,7 @@ def read_runs(runs: Sequence[Run], together: Together, threads: int) -> float:
     outcomes = np.full((len(runs), threads), FINITE, np.int8)
     _kernel()  # before the threads, which would wait for one another
     each = np.zeros(threads)
-    together(_read_share, threads, table, outcomes, each)
+    together(_read_share, threads, list(runs), table, outcomes, each)
     seconds = float(each.max())
     slow = is_slow(sum(run.nbytes for run in runs), sum(run.chunks for run in runs), seconds)
     for run, outcome in zip(runs, map(min, outcomes.tolist()), strict=True):

@@ -62,7 +62,7 @@ class Together:
         self._check = loader.check if checks else None
         self._is_quick = loader.check.is_quick
         self._memory = 1 + loader.plan.blocks_ahead  # blocks that there is memory for
-        decodes = loader.dataset.decodes()
+        self._decodes = decodes = loader.dataset.decodes()
         # No more than leave as many on their way where these are decoded meanwhile.
         self._most = max(1, self._memory // 2) if decodes else self._memory
         self._ahead = 0 if decodes else min(ahead, OPEN_FILES - 1)  # whose files must all be open
@@ -81,12 +81,15 @@ class Together:
                     raise failed
                 return
             taken = [asked.popleft() for _ in range(min(self._room(), self._most, len(asked)))]
-            whole = self._reader.in_one(taken)
+            whole = None if self._decodes else self._reader.in_one(taken)
             try:
                 found = self._read(taken, whole)
             except BaseException as error:
-                # Whoever keeps the error must not keep rows with it, which the frames of its traceback hold.
-                traceback.clear_frames(error.__traceback__)
+                # Whoever keeps the error must not keep rows with it, which the frames hold that it went through.
+                cause: BaseException | None = error
+                while cause is not None:
+                    traceback.clear_frames(cause.__traceback__)
+                    cause = cause.__cause__
                 del whole
                 raise
             finally:

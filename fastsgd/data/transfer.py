@@ -21,7 +21,7 @@ from fastsgd.data.scratch import scratch
 from fastsgd.data.spent import Spent
 
 JOB_BYTES = 256 * 1024  # decoded by a job at least: less is little beside handing it to a thread
-_ASKED = 1000  # reads that are asked for ahead after one that was slow
+_MOST_ASKED = 1000  # reads that are asked for ahead after many that were slow
 _SPARE_BYTES = 1 << 16  # by which a chunk may be larger filtered than twice its own size
 
 Outs = dict[str, NDArray[Any]]
@@ -171,9 +171,10 @@ class Direct:
             work.decoding.append(partial(self._read_pieces, pieces[at : at + step], first, work.outs))
 
     def came(self, *, slow: bool) -> None:
-        """Note whether what was read came from no memory. The next reads are then asked for ahead, some of which may
-        come fast for just that; to ask costs a fifth of a read from memory."""
-        self._asking = _ASKED if slow else max(0, self._asking - 1)
+        """Note whether what was read came from no memory. Some of the next reads are then asked for ahead, the more the
+        oftener that was: they may come fast for just that, while a single one may have waited for a core. To ask costs
+        a fifth of a read from memory."""
+        self._asking = min(_MOST_ASKED, 2 * self._asking + 8) if slow else max(0, self._asking - 1)
 
     def lies_as(self, out: NDArray[Any]) -> bool:
         """Whether rows in memory are as those in the file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,8 +61,11 @@ class Window:
         """Rows that have come."""
         return self.held + self.exchanged
 
-    def _move(self, kernel: Any, rows: int, *arguments: Any) -> None:
-        self._team.move(rows * self._bytes.shape[1], kernel, self._bytes, self._widths, *arguments)
+    def _move(self, kernel: Any, kept: Any, rows: int, *arguments: Any) -> None:
+        """Let a kernel move so many rows, at addresses in `kept`: where an interrupt comes between, no thread that goes
+        on may find their memory let go."""
+        nbytes = rows * self._bytes.shape[1]
+        self._team.move(nbytes, _run, kernel, kept, self._bytes, self._widths, *arguments)
 
     def places(self, first: int, last: int, taken: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The slots in which rows `first` to `last` of those that came are after all exchanges, or -1; see
@@ -92,16 +95,16 @@ class Window:
         from fastsgd.kernels.slots import put_rows
 
         table = np.array([_numbers(rows.parts(), rows.parts()) for rows in blocks], np.int64)
-        self._move(put_rows, int(table[:, 0].sum()), table, self.held, places)
+        self._move(put_rows, blocks, int(table[:, 0].sum()), table, self.held, places)
 
     def exchange(self, blocks: Sequence[Rows], outs: Rows) -> None:
         """Swap rows of some blocks, one after the other, with random slots; what was there goes to `outs`."""
         n, step = len(outs.x), self._most_exchanged
         for first in range(0, n, step):
             some = outs.cut(first, min(first + step, n))
-            self._exchange(cut_blocks(blocks, first, len(some.x)), some)
+            self._exchange(list(cut_blocks(blocks, first, len(some.x))), some)
 
-    def _exchange(self, blocks: Iterable[Rows], outs: Rows) -> None:
+    def _exchange(self, blocks: Sequence[Rows], outs: Rows) -> None:
         from fastsgd.kernels.slots import exchange
 
         table, casts, at = [], list[_Cast](), 0
@@ -116,7 +119,8 @@ class Window:
                 landings.append(landing)
             table.append(_numbers(parts, landings))
             at = end
-        self._move(exchange, at, np.array(table, np.int64), self._exchange_key, self.exchanged)
+        kept = blocks, outs, casts
+        self._move(exchange, kept, at, np.array(table, np.int64), self._exchange_key, self.exchanged)
         self._cast(casts)
         self.exchanged += at
 
@@ -135,12 +139,16 @@ class Window:
                     casts.append((landing, out))
                 landings.append(landing)
             places = np.array(list(map(address_of, landings)), np.int64)
-            self._move(drain, len(some.x), places, self.held, self._drain_key, first + start, len(some.x))
+            self._move(drain, landings, len(some.x), places, self.held, self._drain_key, first + start, len(some.x))
             self._cast(casts)
 
     def _cast(self, casts: Sequence[_Cast]) -> None:
         if casts:
             self._team.move(sum(landing.nbytes for landing, _ in casts), copy_shares, casts)
+
+
+def _run(thread: int, threads: int, kernel: Any, kept: Any, *arguments: Any) -> None:
+    kernel(thread, threads, *arguments)
 
 
 def _numbers(parts: Sequence[NDArray[Any]], landings: Sequence[NDArray[Any]]) -> list[int]:

@@ -204,7 +204,7 @@ def share(work: Callable[..., None], threads: int, *arguments: Any) -> None:
     """Call ``work(i, *arguments)`` for each i below `threads`, all at the same time; the first on this thread, as are
     those, one after the other, for which the system has no thread.
 
-    The work is compiled and holds no Python lock.
+    What of the work takes long is compiled, or NumPy's, and holds no Python lock.
     """
     failures: list[BaseException] = []
     stop = threading.Event()

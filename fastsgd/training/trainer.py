@@ -269,7 +269,7 @@ class Trainer:
 
         Where training computes on all of them, its threads meet at the end of each region of a step, and lose several
         times what a thread beside takes from one of them. Where it is less work than bringing the rows, it is this work
-        that is to be shared; what is to be decoded has threads of its own.
+        that is to be shared, where compiled code does it; what is to be decoded has threads of its own.
         """
         from fastsgd.kernels.threads import available_threads, worth_threads
 
