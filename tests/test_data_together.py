@@ -109,6 +109,7 @@ def test_after_a_slow_read_the_system_is_told_what_comes(tmp_path, slow, monkeyp
     told = []
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, offset, size, advice: told.append(size))
     monkeypatch.setattr(runs_module, "is_slow", lambda *_: slow)
+    monkeypatch.setattr(transfer_module, "is_slow", lambda *_: False)  # of the samples that are read at first
     loader, ahead = plain(write_rows(tmp_path / "a.h5", ROWS, chunk=CHUNK)), 15
     with loader.dataset.open() as reader:
         several = Together(loader, reader, Team(1, Spent()), lambda: AT_ONCE, ahead=ahead).read(loader.blocks)
