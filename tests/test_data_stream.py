@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 import h5py
 import numpy as np
@@ -18,8 +18,6 @@ from data_files import ChunkByChunk, numbers_of, write_rows
 import fastsgd.data.loader as loader_module
 import fastsgd.data.stream as stream_module
 import fastsgd.data.team as team_module
-import fastsgd.data.together as together_module
-import fastsgd.data.window as window_module
 from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.loader import Loader
 from fastsgd.data.spent import Spent
@@ -362,72 +360,6 @@ def test_beside_a_consumer_that_computes_one_thread_moves_rows(dataset, monkeypa
     assert set(used) == {1}
 
 
-@pytest.mark.parametrize("kept", [True, False])
-@pytest.mark.parametrize("nan", [None, 0, 4321, ROWS - 1])
-def test_who_reads_alone_does_so_with_all_threads_that_are_kept(tmp_path, kept, nan, monkeypatch):
-    """To start others would take longer than to read."""
-    x = np.arange(3 * ROWS, dtype=np.float32).reshape(ROWS, 3)
-    if nan is not None:
-        x[nan, 1] = np.nan
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("X", data=x, chunks=(700, 3))
-    dataset = ChunkByChunk(tmp_path / "a.h5", "X")
-    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    loader = Loader(dataset, batch_size=8, memory="200kB", shuffle=False)
-    shared, share = [], sharing.share
-
-    def seen(work, threads, *arguments):
-        shared.append(threads)
-        share(work, threads, *arguments)
-
-    monkeypatch.setattr(sharing, "share", seen)
-    found = []
-    refused = nullcontext() if nan is None else pytest.raises(DataError, match=f"row {nan}, column 1")
-    with sharing.keep_threads() if kept else nullcontext(), dataset.open() as reader, refused:
-        for rows in loader.read(reader, loader.blocks):
-            found.append(rows.x.copy())
-    assert set(shared) == ({3} if kept else set())
-    assert np.concatenate([*found, x[:0]]).tobytes() == x[: sum(map(len, found))].tobytes()
-    assert nan is not None or len(found) > 1
-
-
-def test_no_more_threads_decode_than_there_is_memory_for(tmp_path, monkeypatch):
-    """As many as it is shared out to: none of those beside that move rows."""
-    dataset = ChunkByChunk(write_rows(tmp_path / "a.h5", 300_000, chunk=5000, compression="gzip"), "X", "y")
-    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    loader = Loader(dataset, batch_size=100, memory="4MB", takes_turns=True)
-    asked, take = set(), together_module._take
-
-    def seen(thread, threads, *arguments):
-        asked.add(threads)
-        take(thread, threads, *arguments)
-
-    monkeypatch.setattr(together_module, "_take", seen)
-    with sharing.keep_threads():
-        assert sum(len(slab) for slab in loader.epoch()) == 300_000
-    assert asked == {1}
-
-
-@pytest.mark.parametrize(("packed", "threads"), [(True, 1), (False, 3)])
-def test_beside_others_that_decode_one_thread_reads(tmp_path, packed, threads, monkeypatch):
-    """Targets without filters are few beside features that several threads decode."""
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        x = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2)
-        file.create_dataset("X", data=x, chunks=(CHUNK, 2), compression="gzip" if packed else None)
-        file.create_dataset("y", data=x[:, :1], chunks=(CHUNK, 1))
-    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    asked, read_runs = set(), together_module.read_runs
-
-    def seen(runs, together, threads):
-        asked.add(threads)
-        return read_runs(runs, together, threads)
-
-    monkeypatch.setattr(together_module, "read_runs", seen)
-    found = [y[:, 0].copy() for _, y in ChunkByChunk(tmp_path / "a.h5", "X", "y").batches(8, memory="1MB")]
-    assert sorted(np.concatenate(found)) == x[:, 0].tolist()
-    assert asked == {threads}
-
-
 def test_what_threads_do_side_by_side_counts_as_once():
     spent = Spent(threads=4)
     with spent.side_by_side(2):
@@ -435,26 +367,6 @@ def test_what_threads_do_side_by_side_counts_as_once():
         spent.add(decoding=2.0, shared=True)
     spent.add(reading=0.5)
     assert spent.total() == {"reading": 1.5, "decoding": 0.5, "shuffling": 0.0}
-
-
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-@pytest.mark.parametrize("at_once", [1, 100, 10**6])
-def test_arrays_that_pass_through_a_window_stay_as_they_are(dtype, at_once, monkeypatch):
-    """Also where what comes out of the window is cast: of a file, in the place of what comes in."""
-    monkeypatch.setattr(window_module, "_LANDING_BYTES", at_once)
-    monkeypatch.setattr(ArrayDataset, "unit_rows", lambda self: CHUNK)
-    x, y = np.arange(2 * ROWS, dtype=dtype).reshape(ROWS, 2), np.arange(ROWS).astype("u2")
-    before = x.copy(), y.copy()
-    train, _ = ArrayDataset(x, y).split(0.2)
-    loader = Loader(train, batch_size=8, memory="30kB" if dtype == "f4" else "60kB")
-    assert not loader.plan.whole
-    slabs = [(slab.x.copy(), slab.y.copy()) for slab in loader.epoch()]
-    rows, targets = (np.concatenate(part) for part in zip(*slabs, strict=True))
-    assert np.array_equal(rows, x[targets[:, 0].astype(int)])
-    assert sorted(targets[:, 0]) == sorted(train.y[:, 0])
-    assert not np.array_equal(np.sort(targets[:, 0]), targets[:, 0])
-    assert np.array_equal(x, before[0])
-    assert np.array_equal(y, before[1])
 
 
 @pytest.mark.parametrize("start", [0, 1234, ROWS - 1])

@@ -2,13 +2,16 @@
 
 import os
 import tracemalloc
+from contextlib import nullcontext
 
 import h5py
 import numpy as np
 import pytest
 from data_files import ChunkByChunk, numbers_of, write_rows
 
+import fastsgd.data.loader as loader_module
 import fastsgd.data.runs as runs_module
+import fastsgd.data.together as together_module
 import fastsgd.data.transfer as transfer_module
 from fastsgd.data import ArrayDataset, HDF5Dataset
 from fastsgd.data.loader import Loader
@@ -16,8 +19,9 @@ from fastsgd.data.spent import Spent
 from fastsgd.data.team import Team
 from fastsgd.data.together import Together
 from fastsgd.errors import DataError
+from fastsgd.kernels import sharing
 
-ROWS, CHUNK, AT_ONCE = 1000, 50, 4
+ROWS, MANY, CHUNK, AT_ONCE = 1000, 6000, 50, 4
 ORDER = [7, 2, 19, 3, 0, 11, 12, 5, 18]
 
 
@@ -172,3 +176,69 @@ def test_an_error_that_is_kept_keeps_none_of_several(tmp_path):
         tracemalloc.stop()
     assert len(kept) == 2
     assert held < 8 * 5000 * 20 / 4
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("nan", [None, 0, 4321, MANY - 1])
+def test_who_reads_alone_does_so_with_all_threads_that_are_kept(tmp_path, kept, nan, monkeypatch):
+    """To start others would take longer than to read."""
+    x = np.arange(3 * MANY, dtype=np.float32).reshape(MANY, 3)
+    if nan is not None:
+        x[nan, 1] = np.nan
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("X", data=x, chunks=(700, 3))
+    dataset = ChunkByChunk(tmp_path / "a.h5", "X")
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    loader = Loader(dataset, batch_size=8, memory="200kB", shuffle=False)
+    shared, share = [], sharing.share
+
+    def seen(work, threads, *arguments):
+        shared.append(threads)
+        share(work, threads, *arguments)
+
+    monkeypatch.setattr(sharing, "share", seen)
+    found = []
+    refused = nullcontext() if nan is None else pytest.raises(DataError, match=f"row {nan}, column 1")
+    with sharing.keep_threads() if kept else nullcontext(), dataset.open() as reader, refused:
+        for rows in loader.read(reader, loader.blocks):
+            found.append(rows.x.copy())
+    assert set(shared) == ({3} if kept else set())
+    assert np.concatenate([*found, x[:0]]).tobytes() == x[: sum(map(len, found))].tobytes()
+    assert nan is not None or len(found) > 1
+
+
+def test_no_more_threads_decode_than_there_is_memory_for(tmp_path, monkeypatch):
+    """As many as it is shared out to: none of those beside that move rows."""
+    dataset = ChunkByChunk(write_rows(tmp_path / "a.h5", 300_000, chunk=5000, compression="gzip"), "X", "y")
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    loader = Loader(dataset, batch_size=100, memory="4MB", takes_turns=True)
+    asked, take = set(), together_module._take
+
+    def seen(thread, threads, *arguments):
+        asked.add(threads)
+        take(thread, threads, *arguments)
+
+    monkeypatch.setattr(together_module, "_take", seen)
+    with sharing.keep_threads():
+        assert sum(len(slab) for slab in loader.epoch()) == 300_000
+    assert asked == {1}
+
+
+@pytest.mark.parametrize(("packed", "threads"), [(True, 1), (False, 3)])
+def test_beside_others_that_decode_one_thread_reads(tmp_path, packed, threads, monkeypatch):
+    """Targets without filters are few beside features that several threads decode."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        x = np.arange(2 * MANY, dtype=np.float32).reshape(MANY, 2)
+        file.create_dataset("X", data=x, chunks=(CHUNK, 2), compression="gzip" if packed else None)
+        file.create_dataset("y", data=x[:, :1], chunks=(CHUNK, 1))
+    monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    asked, read_runs = set(), together_module.read_runs
+
+    def seen(runs, together, threads):
+        asked.add(threads)
+        return read_runs(runs, together, threads)
+
+    monkeypatch.setattr(together_module, "read_runs", seen)
+    found = [y[:, 0].copy() for _, y in ChunkByChunk(tmp_path / "a.h5", "X", "y").batches(8, memory="1MB")]
+    assert sorted(np.concatenate(found)) == x[:, 0].tolist()
+    assert asked == {threads}

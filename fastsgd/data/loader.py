@@ -7,7 +7,6 @@ to the consumer, and ends with the iterator.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from numpy.typing import DTypeLike
 from fastsgd.data.blocks import Block, Reader, Rows
 from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
+from fastsgd.data.frames import let_go
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
 from fastsgd.data.slab import Slab
@@ -192,8 +192,7 @@ class Loader:
             short = shortage(error, self.plan)
             if short is None:
                 raise
-            # Whoever keeps the error must not keep memory with it: the way out is to try with less.
-            traceback.clear_frames(error.__traceback__)
+            let_go(error)  # the way out is to try with less
             self._arrays, self._arrays_are_checked = self.dataset.held(), False
             raise short from error
 

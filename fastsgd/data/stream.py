@@ -6,7 +6,6 @@ import os
 import queue
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastsgd.data.filler import Filler
+from fastsgd.data.frames import let_go
 from fastsgd.data.helpers import may_wait
 from fastsgd.data.slab import Slab
 from fastsgd.data.team import Team
@@ -53,7 +53,7 @@ def _in_turns(loader: Loader, epoch: int, start: int) -> Iterator[Slab]:
     try:
         yield from Filler(loader, epoch, start, team, lambda: slab).slabs()
     except BaseException as error:
-        _let_go(error)
+        let_go(error)
         raise
 
 
@@ -66,11 +66,6 @@ def _beside(loader: Loader, epoch: int, start: int) -> Iterator[Slab]:
             reader.give_back()
     finally:
         reader.close()
-
-
-def _let_go(error: BaseException) -> None:
-    """Whoever keeps an error must not keep the window with it, which the frames of its traceback hold."""
-    traceback.clear_frames(error.__traceback__)
 
 
 @dataclass(frozen=True)
@@ -170,7 +165,7 @@ class _Filling:
         except _StoppedError:
             pass
         except BaseException as error:
-            _let_go(error)
+            let_go(error)
             self._between.ready.put(error)
 
     def _at_hand(self) -> int:

@@ -7,13 +7,13 @@ memory, those of several blocks are read into one memory, checked in one go, and
 from __future__ import annotations
 
 import itertools
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fastsgd.data.blocks import Asked, Block, Reader, Rows, request_block
+from fastsgd.data.frames import let_go
 from fastsgd.data.readers import OPEN_FILES
 from fastsgd.data.runs import read_runs
 from fastsgd.data.team import Team
@@ -85,11 +85,7 @@ class Together:
             try:
                 found = self._read(taken, whole)
             except BaseException as error:
-                # Whoever keeps the error must not keep rows with it, which the frames hold that it went through.
-                cause: BaseException | None = error
-                while cause is not None:
-                    traceback.clear_frames(cause.__traceback__)
-                    cause = cause.__cause__
+                let_go(error)
                 del whole
                 raise
             finally:
