@@ -18,7 +18,7 @@ from numba import prange
 from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_tasks
 from fastsgd.kernels.jit import inlined, parallel, serial, small
 from fastsgd.kernels.linear import gradient_in_place, predicts_in_place, trains_in_place
-from fastsgd.kernels.machine import never_inline, pointer, region_threads
+from fastsgd.kernels.machine import lanes_of, never_inline, pointer, region_threads
 from fastsgd.kernels.network import (
     BLOCK_ROWS,
     LOSS_PARAMETERS,
@@ -50,8 +50,10 @@ from fastsgd.kernels.passes import (
     source_size,
 )
 from fastsgd.kernels.scalar import like
+from fastsgd.kernels.vectors import VECTOR_BYTES
 from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
 
+_EXPECTED_BYTES = 2**16  # of a block that is asked for while the weights before it are updated
 _PREDICTED_ROWS = 128  # of a task of a prediction, or one block: a task of less is little beside taking it
 
 
@@ -151,12 +153,16 @@ def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
 
 @inlined
 def _expect_next(arena, rows, start, n_rows, m, task):
-    """Ask memory for the first rows of a task of the next step's rows region, as long as this one's. A whole block of a
-    large network would be too many at once: 784-512-512-10 at batch 128 lost 5%."""
+    """Ask memory for a few rows of a block of the next step's rows region, as long as this one's: all at once would wait
+    for one another. The whole of a block of wide rows would be too much beside the products of a large network:
+    784-512-512-10 at batch 128 lost 5%."""
     n_tasks, size, groups = _rows_tasks(arena, m)
-    first = start + task * size
-    if groups == 0 and task < n_tasks and first < n_rows:
-        expect_rows(rows, first, min(BLOCK_ROWS, n_rows - first), True)
+    most = max(BLOCK_ROWS, _EXPECTED_BYTES // (rows.n_in * (VECTOR_BYTES // lanes_of(arena.memory))))
+    begin = task // n_tasks * BLOCK_ROWS
+    first = start + task % n_tasks * size + begin
+    count = min(min(BLOCK_ROWS, min(size, most) - begin), n_rows - first)
+    if groups == 0 and count > 0:
+        expect_rows(rows, first, count, True)
 
 
 @small
