@@ -11,9 +11,8 @@ import pytest
 from numba import njit
 from steps import GROUPS, optimizer_state, problem, source_of
 
-from fastsgd.kernels.crew import COUNTERS, TASKS_DONE, finish_task, take_task, wait_for_tasks
+from fastsgd.kernels.crew import COUNTERS, MAX_THREADS, TASKS_DONE, next_task
 from fastsgd.kernels.machine import pointer
-from fastsgd.kernels.network import MAX_THREADS
 from fastsgd.kernels.sharing import share
 from fastsgd.kernels.step import forward_slab_serial, forward_worker, start_slab, train_slab_serial, train_worker
 
@@ -38,33 +37,47 @@ CASES = [
 
 
 @njit(nogil=True)
-def work_through(worker, numbers, phase, phases, times, workers, seen):
+def work_through(worker, lanes, numbers, tasks, phases, times, workers, seen):
     """Tasks in phases: each notes who did it, and how many tasks of the phases before it were done."""
     counters = pointer(numbers, 0)
-    while True:
-        task = take_task(counters)
-        if task >= phase * phases:
-            return
-        before = task // phase * phase
-        wait_for_tasks(counters, before)
-        done = 0
-        for other in range(before):
-            done += times[other]
-        seen[task] = done
-        times[task] += 1
-        workers[task] = worker
-        finish_task(counters)
+    for phase in range(phases):
+        before = phase * tasks
+        while True:
+            task = next_task(counters, worker, lanes, phase, tasks, before + tasks)
+            if task < 0:
+                break
+            done = 0
+            for other in range(before):
+                done += times[other]
+            seen[before + task] = done
+            times[before + task] += 1
+            workers[before + task] = worker
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_every_task_is_done_once_and_after_those_before_its_phase(threads):
-    phase, phases = 13, 40
+@pytest.mark.parametrize("lanes", [1, 2, 7, MAX_THREADS])
+def test_every_task_is_done_once_and_after_those_of_earlier_phases(threads, lanes):
+    tasks, phases = 13, 40
     numbers = np.zeros(COUNTERS, np.int64)
-    times, workers, seen = np.zeros((3, phase * phases), np.int64)
-    share(work_through, threads, numbers, phase, phases, times, workers, seen)
+    times, workers, seen = np.zeros((3, phases * tasks), np.int64)
+    share(work_through, threads, lanes, numbers, tasks, phases, times, workers, seen)
     assert (times == 1).all()
-    np.testing.assert_array_equal(seen, np.arange(phase * phases) // phase * phase)
+    np.testing.assert_array_equal(seen, np.arange(phases * tasks) // tasks * tasks)
     assert set(workers) <= set(range(threads))
+    assert numbers[TASKS_DONE] == tasks * phases
+
+
+@njit
+def tasks_of_one(worker, lanes, numbers, tasks):
+    counters = pointer(numbers, 0)
+    return [next_task(counters, worker, lanes, 0, tasks, tasks) for _ in range(tasks + 1)]
+
+
+def test_a_thread_takes_the_tasks_of_its_own_lane_then_those_left_in_others():
+    assert tasks_of_one(0, 2, np.zeros(COUNTERS, np.int64), 6) == [0, 2, 4, 1, 3, 5, -1]
+    assert tasks_of_one(1, 2, np.zeros(COUNTERS, np.int64), 5) == [1, 3, 0, 2, 4, -1]
+    assert tasks_of_one(3, 2, np.zeros(COUNTERS, np.int64), 4) == [1, 3, 0, 2, -1], "two threads may share a lane"
+    assert sorted(tasks_of_one(2, 3, np.zeros(COUNTERS, np.int64), 7)) == [-1, 0, 1, 2, 3, 4, 5, 6]
 
 
 def prepared(case):

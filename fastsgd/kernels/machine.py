@@ -180,6 +180,25 @@ def _plain_fetch_add(counters: Any, index: int, value: int) -> int:
 
 
 @intrinsic
+def _compiled_compare_exchange(typing, counters, index, old, new):
+    signature = types.boolean(counters, types.intp, types.int64, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        counters, index, old, new = arguments
+        found = builder.cmpxchg(builder.gep(counters, [index]), old, new, "acq_rel", "acquire")
+        return builder.extract_value(found, 1)
+
+    return signature, codegen
+
+
+def _plain_compare_exchange(counters: Any, index: int, old: int, new: int) -> bool:
+    equal = int(counters[index]) == old
+    if equal:
+        counters[index] = new
+    return equal
+
+
+@intrinsic
 def _compiled_read(typing, counters, index):
     signature = types.int64(counters, types.intp)
 
@@ -282,6 +301,8 @@ def _nothing() -> None:
 # fetch_add(counters, index, value): counters[index] += value for all threads at once; returns what was there. The
 # counters are int64, by their pointer.
 fetch_add = _plain_fetch_add if config.DISABLE_JIT else _compiled_fetch_add
+# compare_exchange(counters, index, old, new): counters[index] := new if it is `old`, for all threads at once; whether.
+compare_exchange = _plain_compare_exchange if config.DISABLE_JIT else _compiled_compare_exchange
 # read_counter(counters, index): counters[index], and with it all that was written before it was set.
 read_counter = _plain_read if config.DISABLE_JIT else _compiled_read
 # Tell the core, and then the operating system, that this thread only waits.

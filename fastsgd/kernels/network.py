@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.kernels.activations import has_slope
-from fastsgd.kernels.crew import COUNTERS
+from fastsgd.kernels.crew import COUNTERS, MAX_THREADS
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.losses import default_parameters
 from fastsgd.kernels.matmul import Matrix, Panel, strip_width
@@ -56,7 +56,6 @@ ALL_BIAS = -1
 MAX_TASK_COLUMNS = 512
 _TASK_SIZE = 2048  # elements of a kernel that are worth a task
 
-MAX_THREADS = 64  # that work on one step; more would find nothing to do
 # A batch of a small network is taken in groups of rows, each with a gradient of its own: the threads then exchange
 # gradients, which are smaller than what all rows leave in the layers. The figures: rows of a group that are in the
 # workspace together, rows of a batch from which it pays, parameters up to which it does; all three also for a network

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from fastsgd.kernels.crew import COUNTERS, finish_task, take_task, wait_for_tasks
+from fastsgd.kernels.crew import next_task, start_tasks
 from fastsgd.kernels.jit import inlined, parallel, serial, small
 from fastsgd.kernels.linear import gradient_in_place, predicts_in_place, trains_in_place
 from fastsgd.kernels.machine import lanes_of, never_inline, pointer, region_threads
@@ -66,8 +66,7 @@ def start_slab(network, workspace, rates, loss_parameters, threads):
     """
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers
-    for i in range(COUNTERS):
-        numbers[i] = 0
+    start_tasks(numbers)
     numbers[THREADS] = threads
     settings = numbers[SETTINGS]
     starts = (numbers[SHIFT], numbers[SCALE], settings + RATE, settings + LOSS_PARAMETERS)
@@ -104,18 +103,18 @@ def _loss_rows_together(size, groups):
 
 @small
 def _likely_next(arena, start, m, n_rows, task):
-    """(position, rows) of what the thread of a task of the rows region likely takes next: the task after the next, as
-    with two threads; with one thread no task is left out, and with more it is at least in some cache.
+    """(position, rows) of what the thread of a task of the rows region likely takes next: the next of its lane.
 
     After the last of a step those of groups go on with the next step, which other batches ask for as they update: by
     then the products of a large network would have driven the rows out of the cache.
     """
     n_tasks, size, groups = _rows_tasks(arena, m)
-    following = task + 2
+    threads = arena.numbers[THREADS]
+    following = task + threads
     begin = start + following * size
     if following < n_tasks:
         return begin, min(BLOCK_ROWS if groups == 0 else sub_rows(arena.numbers[N_LAYERS]), start + m - begin)
-    begin = start + m + (following - n_tasks) * size
+    begin = start + m + task % threads * size
     if groups == 0 or begin >= n_rows:
         return start, 0
     return begin, min(sub_rows(arena.numbers[N_LAYERS]), size, n_rows - begin)
@@ -183,36 +182,35 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
     arena, rows = _arena(network, workspace), source_rows(source)
     velocity, loss, mode = pointer(state.velocity, 0), state.loss, state.mode
     sums = pointer(workspace.block_loss, 0)
-    n_rows, n_weights = source_size(source), arena.numbers[N_TASKS]
-    whole = n_rows // batch_size
-    tail = n_rows - whole * batch_size
-    whole_tasks = _rows_tasks(arena, batch_size)[0] + n_weights
-    end = n_weights + whole * whole_tasks
-    if tail > 0:
-        end += _rows_tasks(arena, tail)[0] + n_weights
-    while True:
-        task = take_task(arena.numbers)
-        if task >= end:
-            return
-        # The packing is the weights region of a step before the first.
-        step = min((task + whole_tasks - n_weights) // whole_tasks - 1, whole)
-        m = batch_size if step < whole else tail
+    n_rows, n_weights, threads = source_size(source), arena.numbers[N_TASKS], arena.numbers[THREADS]
+    end = phase = 0
+    # The packing is the weights region of a step before the first.
+    for step in range(-1, (n_rows + batch_size - 1) // batch_size):
+        start = step * batch_size
+        m = min(batch_size, n_rows - start)
         n_blocks, size, groups = _rows_tasks(arena, m)
-        begin = n_weights + step * whole_tasks
-        local = task - begin
-        if step < 0:
-            pack_task(arena, task)
-        elif local < n_blocks:
-            wait_for_tasks(arena.numbers, begin)
-            _rows_task(arena, loss, rows, sums, worker, step * batch_size, m, n_rows, local)
-        else:
-            wait_for_tasks(arena.numbers, begin + n_blocks)
-            if local == n_blocks:
+        if step >= 0:
+            end += n_blocks
+            phase += 1
+            while True:
+                task = next_task(arena.numbers, worker, threads, phase, n_blocks, end)
+                if task < 0:
+                    break
+                _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task)
+        end += n_weights
+        phase += 1
+        while True:
+            task = next_task(arena.numbers, worker, threads, phase, n_weights, end)
+            if task < 0:
+                break
+            if step < 0:
+                pack_task(arena, task)
+                continue
+            if task == 0:
                 unit = _loss_rows_together(size, groups)
                 losses[step] = _mean_loss(sums, (m + unit - 1) // unit, m)
-            _expect_next(arena, rows, (step + 1) * batch_size, n_rows, m, local - n_blocks)
-            weight_task(arena, velocity, mode, worker, m, groups, local - n_blocks)
-        finish_task(arena.numbers)
+            _expect_next(arena, rows, start + batch_size, n_rows, m, task)
+            weight_task(arena, velocity, mode, worker, m, groups, task)
 
 
 @parallel
@@ -259,24 +257,23 @@ def forward_worker(worker, network, workspace, x, raw, out):
     rows = Rows(pointer(x, 0), x.shape[1], nothing, 0, nothing, False, pointer(workspace.numbers, 0), False)
     n_rows, n_weights, in_place = x.shape[0], arena.numbers[N_TASKS], predicts_in_place(arena)
     block, size = _predicted_together(arena, n_rows, in_place)
-    end = n_weights + (n_rows + size - 1) // size
-    at = worker * block
+    n_blocks, threads, at = (n_rows + size - 1) // size, arena.numbers[THREADS], worker * block
     while True:
-        task = take_task(arena.numbers)
-        if task >= end:
+        task = next_task(arena.numbers, worker, threads, 0, n_weights, n_weights)
+        if task < 0:
+            break
+        pack_task(arena, task)
+    while True:
+        task = next_task(arena.numbers, worker, threads, 1, n_blocks, n_weights + n_blocks)
+        if task < 0:
             return
-        if task < n_weights:
-            pack_task(arena, task)
-        else:
-            wait_for_tasks(arena.numbers, n_weights)
-            begin = (task - n_weights) * size
-            last = min(n_rows, begin + size)
-            for first in range(begin, last, block):
-                m = min(block, last - first)
-                ahead = first + m if first + 2 * m <= n_rows else first
-                forward(arena, rows, Part(first, first, at, m, ahead, 0), in_place, raw)
-                _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
-        finish_task(arena.numbers)
+        begin = task * size
+        last = min(n_rows, begin + size)
+        for first in range(begin, last, block):
+            m = min(block, last - first)
+            ahead = first + m if first + 2 * m <= n_rows else first
+            forward(arena, rows, Part(first, first, at, m, ahead, 0), in_place, raw)
+            _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
 
 
 @parallel
