@@ -36,7 +36,7 @@ def test_a_workspace_has_room_for_every_smaller_batch():
         for most in (64, 127, 128, 129, 2048, 2049, 4095, 4097, 5000, 8191):
             workspace = make_workspace(model.network, most)
             numbers = workspace.numbers
-            room = numbers[network.SCRATCH] - numbers[network.GRADIENTS]
+            room = numbers[network.PARTIALS] - numbers[network.GRADIENTS]
             for rows in range(1, most + 1):
                 height = rows_of_groups(len(layers), size, rows)
                 groups = -(-rows // height) if height else 0

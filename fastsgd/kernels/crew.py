@@ -13,8 +13,8 @@ from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.machine import compare_exchange, fetch_add, give_way, never_inline, pause, read_counter
 
 MAX_THREADS = 64  # that work on one step; more would find nothing to do
-# Counters, each thread's and that of all on cache lines of their own, in pairs, as processors fetch them: the tasks that
-# are done; then for each thread the tasks taken from its lane, and those that it did and has not yet counted as done.
+# Counters, on pairs of cache lines of their own, as processors fetch them in pairs: the tasks that are done; then for
+# each thread the tasks taken from its lane, and those that it did and has not yet counted as done.
 TASKS_DONE = 0
 _LINE = 16
 _TAKEN, _UNCOUNTED = 0, 1
@@ -42,7 +42,8 @@ def start_tasks(counters):
 
 @small
 def _taken_from(counters, lane, lanes, phase, tasks):
-    """The number of a task of this phase, of so many in all lanes, that is now the caller's; -1 where a lane has none."""
+    """The number of a task of this phase, which has so many in all lanes, that is now the caller's; -1 where a lane has
+    none left."""
     at = _line_of(lane) + _TAKEN
     while True:
         taken = read_counter(counters, at)

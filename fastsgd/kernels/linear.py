@@ -20,7 +20,6 @@ from fastsgd.kernels.network import (
     COUNT_UP_SIZE,
     DELTAS,
     DOT_OUTPUTS,
-    GRADIENTS,
     KERNEL,
     KERNEL_ROW,
     N_LAYERS,
@@ -52,9 +51,9 @@ def predicts_in_place(arena):
 
 
 @small
-def trains_in_place(arena, groups):
-    """Whether the rows of a batch in so many groups are not copied."""
-    return groups > 0 and predicts_in_place(arena)
+def trains_in_place(arena, group):
+    """Whether the rows of a batch in groups of so many rows are not copied."""
+    return group > 0 and predicts_in_place(arena)
 
 
 class InPlace(NamedTuple):
@@ -160,10 +159,11 @@ def outputs_in_place(arena, rows, part):
 
 
 @inlined
-def gradient_in_place(arena, rows, part, group, is_first):
-    """Add the kernel's gradient over some rows to that of a group, or set it where `is_first`."""
+def gradient_in_place(arena, rows, part, gradient, is_first):
+    """Add the kernel's gradient over some rows to the gradient that starts there in memory, or set it where
+    `is_first`."""
     a, delta = _in_place(arena, rows, part), rows_of(arena, DELTAS, 1, part.at)
-    base = arena.numbers[GRADIENTS] + group * arena.size + layer_field(arena, 0, KERNEL)
+    base = gradient + layer_field(arena, 0, KERNEL)
     for j in range(layer_field(arena, 0, N_OUT)):
         factor = Matrix(delta.data, delta.start + j, delta.row, 1)
         sums_in_place(a, factor, advance(arena.memory, base + j * layer_field(arena, 0, KERNEL_ROW)), is_first)

@@ -46,10 +46,10 @@ TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
 # where the parts of `Workspace.memory` start, threads that will work, and rows that there is room for.
 (
     LAYERS, LAYOUT, PANELS, TASKS, N_LAYERS, N_TASKS,
-    OUTPUTS, DELTAS, SLOPES, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, SCRATCH, ZEROS, ONE, SHIFT, SCALE, SETTINGS,
-    COUNT_UP, THREADS, ROWS,
-) = range(COUNTERS, COUNTERS + 22)  # fmt: skip
-_TABLES = COUNTERS + 22
+    OUTPUTS, DELTAS, SLOPES, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, PARTIALS, SCRATCH, ZEROS, ONE, SHIFT, SCALE,
+    SETTINGS, COUNT_UP, THREADS, ROWS,
+) = range(COUNTERS, COUNTERS + 23)  # fmt: skip
+_TABLES = COUNTERS + 23
 COUNT_UP_SIZE = 128  # numbers from 0 on: the order of rows that have none
 RATE, MOMENTUM_RATE, LOSS_PARAMETERS = 0, 1, 2  # where in SETTINGS, which end with the two parameters of the loss
 ALL_BIAS = -1
@@ -62,6 +62,7 @@ _TASK_SIZE = 2048  # elements of a kernel that are worth a task
 # of a single layer, which reads its rows twice and must find them in a cache again.
 _GROUP_ROWS, _GROUPED_BATCH, _GROUPED_SIZE = 64, 128, 2**15
 _LINEAR_GROUP_ROWS, _LINEAR_BATCH, _LINEAR_SIZE = 32, 32, 2**17
+MOST_BUNDLED, MOST_PENDING = 8, 3  # groups that are one task at most, and gradients of those that wait for others
 TASK_ROWS = 96  # rows of a kernel that one task updates at most: whole tiles and strips
 # Those of small kernels, and of others that are not large: whole squares of vectors, as one that began in the rows of a
 # task would end in those of another, and few enough that two threads find as many. 28-300-300-2 lost a quarter with 96.
@@ -236,6 +237,20 @@ def group_rows(n_layers, n_parameters, rows):
 
 
 @small
+def bundled_groups(groups, threads):
+    """How many groups, a power of two, are one task: as many as keep the threads as busy as single groups would. Who
+    does it adds their gradients by itself, and the other threads read only the sum."""
+    longest = (groups + threads - 1) // threads
+    bundled = 1
+    while 2 * bundled <= MOST_BUNDLED:
+        tasks = (groups + 2 * bundled - 1) // (2 * bundled)
+        if (tasks + threads - 1) // threads * 2 * bundled > longest:
+            break
+        bundled *= 2
+    return bundled
+
+
+@small
 def most_groups(n_layers, n_parameters, max_rows):
     """Groups of a batch of up to `max_rows` rows at most: groups are whole blocks, so that the largest batch may have
     fewer than a smaller one."""
@@ -371,6 +386,7 @@ def make_workspace(network, max_rows):
     end = _place(numbers, ROW_WEIGHTS, end, rows)
     end = _place(numbers, PACKED, end, packed)
     end = _place(numbers, GRADIENTS, end, groups * like.size)
+    end = _place(numbers, PARTIALS, end, workers * MOST_PENDING * like.size if groups > 0 else 0)
     end = _place(numbers, SCRATCH, end, workers * SCRATCH_SIZE)
     end = _place(numbers, ZEROS, end, 8 * width)
     end = _place(numbers, ONE, end, 1)

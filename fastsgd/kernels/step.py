@@ -12,6 +12,8 @@ the body of a prange itself: Numba 0.68 stores into a copy there.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import prange
 
@@ -34,6 +36,7 @@ from fastsgd.kernels.network import (
     THREADS,
     Arena,
     block_rows,
+    bundled_groups,
     group_rows,
     rows_of,
     sub_rows,
@@ -51,7 +54,7 @@ from fastsgd.kernels.passes import (
 )
 from fastsgd.kernels.scalar import like
 from fastsgd.kernels.vectors import VECTOR_BYTES
-from fastsgd.kernels.weights import group_gradient, pack_task, weight_task
+from fastsgd.kernels.weights import add_pending, bits, group_gradient, pack_task, partial_gradient, weight_task
 
 _EXPECTED_BYTES = 2**16  # of a block that is asked for while the weights before it are updated
 _PREDICTED_ROWS = 128  # of a task of a prediction, or one block: a task of less is little beside taking it
@@ -83,84 +86,106 @@ def _arena(network, workspace):
     return Arena(parameters.size, pointer(parameters, 0), pointer(memory, 0), pointer(workspace.numbers, 0))
 
 
-@small
-def _rows_tasks(arena, m):
-    """(tasks of the rows region for a batch of m rows, rows of each, groups or 0). Rows of a group do not depend on
-    the number of threads, those of a block do."""
-    size = group_rows(arena.numbers[N_LAYERS], arena.size, m)
-    if size > 0:
-        groups = (m + size - 1) // size
-        return groups, size, groups
-    size = block_rows(arena.size, m, arena.numbers[THREADS])
-    return (m + size - 1) // size, size, 0
+class Cut(NamedTuple):
+    """How the rows region of a batch is cut: tasks, rows of each, and rows of a group, 0 where there are none."""
+
+    tasks: int
+    size: int
+    group: int
 
 
 @small
-def _loss_rows_together(size, groups):
+def _cut(arena, m):
+    """The cut of a batch of m rows. Groups, and the order in which their gradients are added, do not depend on the
+    number of threads; how many of them are one task does, and so do the rows of a block."""
+    threads = arena.numbers[THREADS]
+    group = group_rows(arena.numbers[N_LAYERS], arena.size, m)
+    if group > 0:
+        size = group * bundled_groups((m + group - 1) // group, threads)
+    else:
+        size = block_rows(arena.size, m, threads)
+    return Cut((m + size - 1) // size, size, group)
+
+
+@small
+def _loss_rows_together(cut):
     """Rows of a batch whose losses are one sum, whatever the blocks."""
-    return size if groups > 0 else BLOCK_ROWS
+    return cut.group if cut.group > 0 else BLOCK_ROWS
 
 
 @small
-def _likely_next(arena, start, m, n_rows, task):
-    """(position, rows) of what the thread of a task of the rows region likely takes next: the next of its lane.
+def _rows_together(arena, cut):
+    """Rows that pass through the layers together: a block, or those of a group that are in the workspace at a time."""
+    return min(cut.group, sub_rows(arena.numbers[N_LAYERS])) if cut.group > 0 else cut.size
+
+
+@small
+def _next_rows(arena, cut, start, m, n_rows, task, row, group_last, last):
+    """(position, rows) of what the thread of a task of the rows region likely takes after the rows before `row`: more
+    of their group, which ends at `group_last`, or of the task, which ends at `last`, or the next task of its lane.
 
     After the last of a step those of groups go on with the next step, which other batches ask for as they update: by
     then the products of a large network would have driven the rows out of the cache.
     """
-    n_tasks, size, groups = _rows_tasks(arena, m)
+    left = group_last - row if row < group_last else last - row
+    if left > 0:
+        return start + row, min(_rows_together(arena, cut), left)
     threads = arena.numbers[THREADS]
     following = task + threads
-    begin = start + following * size
-    if following < n_tasks:
-        return begin, min(BLOCK_ROWS if groups == 0 else sub_rows(arena.numbers[N_LAYERS]), start + m - begin)
-    begin = start + m + task % threads * size
-    if groups == 0 or begin >= n_rows:
+    begin = start + following * cut.size
+    if following < cut.tasks:
+        return begin, min(BLOCK_ROWS if cut.group == 0 else _rows_together(arena, cut), start + m - begin)
+    begin = start + m + task % threads * cut.size
+    if cut.group == 0 or begin >= n_rows:
         return start, 0
-    return begin, min(sub_rows(arena.numbers[N_LAYERS]), size, n_rows - begin)
+    return begin, min(_rows_together(arena, cut), n_rows - begin)
 
 
 @inlined
-def _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task):
-    """One block or one group of the batch of m rows at position `start` of the slab's n_rows."""
-    _, size, groups = _rows_tasks(arena, m)
-    first = task * size
-    last = min(m, first + size)
+def _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task):
+    """One block or some groups of the batch of m rows at position `start` of the slab's n_rows."""
+    first = task * cut.size
+    last = min(m, first + cut.size)
     one = arena.memory[arena.numbers[ONE]]
-    unit, in_place = _loss_rows_together(size, groups), trains_in_place(arena, groups)
+    unit, in_place = _loss_rows_together(cut), trains_in_place(arena, cut.group)
     job = Job(loss, one / like(one, m), sums, unit, worker, in_place)
     for index in range(first // unit, (last + unit - 1) // unit):
         sums[index] = 0.0
-    # A group passes through rows of the workspace that are its thread's own, some at a time.
-    together = sub_rows(arena.numbers[N_LAYERS]) if groups > 0 else size
-    for begin in range(first, last, together):
-        count = min(together, last - begin)
-        ahead, expected = start + begin + count, min(together, last - begin - count)
-        if expected == 0:
-            ahead, expected = _likely_next(arena, start, m, n_rows, task)
-        if in_place:
-            if expected < count:
-                ahead = start + begin
-            expect_rows(rows, ahead, count, False)
-        part = Part(begin, start + begin, worker * together if groups > 0 else begin, count, ahead, expected)
-        rows_pass(arena, rows, job, part)
-        if in_place:
-            gradient_in_place(arena, rows, part, task, begin == first)
-        if groups > 0:
-            group_gradient(arena, part.at, count, task, begin == first, 1 if in_place else 0)
+    together, group = _rows_together(arena, cut), cut.group if cut.group > 0 else cut.size
+    pending = 0
+    for group_first in range(first, last, group):
+        group_last = min(last, group_first + group)
+        gradient = partial_gradient(arena, worker, task, pending)
+        for begin in range(group_first, group_last, together):
+            count = min(together, group_last - begin)
+            ahead, expected = _next_rows(arena, cut, start, m, n_rows, task, begin + count, group_last, last)
+            if in_place:
+                if expected < count:
+                    ahead = start + begin
+                expect_rows(rows, ahead, count, False)
+            # A group passes through rows of the workspace that are its thread's own.
+            at = worker * sub_rows(arena.numbers[N_LAYERS]) if cut.group > 0 else begin
+            part = Part(begin, start + begin, at, count, ahead, expected)
+            rows_pass(arena, rows, job, part)
+            if in_place:
+                gradient_in_place(arena, rows, part, gradient, begin == group_first)
+            if cut.group > 0:
+                group_gradient(arena, at, count, gradient, begin == group_first, 1 if in_place else 0)
+        if cut.group > 0:
+            done = (group_last - first + group - 1) // group
+            pending = add_pending(arena, worker, task, pending + 1, 1 if group_last == last else bits(done))
 
 
 @inlined
-def _expect_next(arena, rows, start, n_rows, m, task):
-    """Ask memory for a few rows of a block of the next step's rows region, as long as this one's: all at once would wait
-    for one another. The whole of a block of wide rows would be too much beside the products of a large network:
+def _expect_next(arena, rows, cut, start, n_rows, task):
+    """Ask memory for a few rows of a block of the next step's rows region, as long as this one's: all at once would
+    wait for one another. The whole of a block of wide rows would be too much beside the products of a large network:
     784-512-512-10 at batch 128 lost 5%."""
-    n_tasks, size, groups = _rows_tasks(arena, m)
     most = max(BLOCK_ROWS, _EXPECTED_BYTES // (rows.n_in * (VECTOR_BYTES // lanes_of(arena.memory))))
-    begin = task // n_tasks * BLOCK_ROWS
-    first = start + task % n_tasks * size + begin
-    count = min(min(BLOCK_ROWS, min(size, most) - begin), n_rows - first)
-    if groups == 0 and count > 0:
+    begin = task // cut.tasks * BLOCK_ROWS
+    first = start + task % cut.tasks * cut.size + begin
+    count = min(BLOCK_ROWS, min(cut.size, most) - begin, n_rows - first)
+    if cut.group == 0 and count > 0:
         expect_rows(rows, first, count, True)
 
 
@@ -183,20 +208,22 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
     velocity, loss, mode = pointer(state.velocity, 0), state.loss, state.mode
     sums = pointer(workspace.block_loss, 0)
     n_rows, n_weights, threads = source_size(source), arena.numbers[N_TASKS], arena.numbers[THREADS]
+    cut = _cut(arena, batch_size)
     end = phase = 0
     # The packing is the weights region of a step before the first.
     for step in range(-1, (n_rows + batch_size - 1) // batch_size):
         start = step * batch_size
         m = min(batch_size, n_rows - start)
-        n_blocks, size, groups = _rows_tasks(arena, m)
+        if m < batch_size:
+            cut = _cut(arena, m)
         if step >= 0:
-            end += n_blocks
+            end += cut.tasks
             phase += 1
             while True:
-                task = next_task(arena.numbers, worker, threads, phase, n_blocks, end)
+                task = next_task(arena.numbers, worker, threads, phase, cut.tasks, end)
                 if task < 0:
                     break
-                _rows_task(arena, loss, rows, sums, worker, start, m, n_rows, task)
+                _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task)
         end += n_weights
         phase += 1
         while True:
@@ -207,10 +234,10 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
                 pack_task(arena, task)
                 continue
             if task == 0:
-                unit = _loss_rows_together(size, groups)
+                unit = _loss_rows_together(cut)
                 losses[step] = _mean_loss(sums, (m + unit - 1) // unit, m)
-            _expect_next(arena, rows, start + batch_size, n_rows, m, task)
-            weight_task(arena, velocity, mode, worker, m, groups, task)
+            _expect_next(arena, rows, cut, start + batch_size, n_rows, task)
+            weight_task(arena, velocity, mode, worker, m, cut.tasks if cut.group > 0 else 0, task)
 
 
 @parallel

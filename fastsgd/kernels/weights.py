@@ -27,6 +27,7 @@ from fastsgd.kernels.network import (
     KERNEL,
     KERNEL_ROW,
     MOMENTUM_RATE,
+    MOST_PENDING,
     N_IN,
     N_LAYERS,
     N_OUT,
@@ -35,6 +36,7 @@ from fastsgd.kernels.network import (
     ONE,
     OUTPUTS,
     PACKED,
+    PARTIALS,
     RATE,
     SCRATCH,
     SCRATCH_SIZE,
@@ -239,23 +241,41 @@ def _gradient_task(arena, velocity, mode, worker, m, task):
         multiply_columns(a, b, out, height, across, k, ending)
 
 
+@small
+def bits(number):
+    """How many bits of a number are one."""
+    count = 0
+    while number > 0:
+        count += number & 1
+        number >>= 1
+    return count
+
+
+@small
+def partial_gradient(arena, worker, task, pending):
+    """Where in memory the gradient of a task's next group starts, so many sums of groups before it being there: the
+    first is what other threads will read, the others are the worker's own."""
+    if pending == 0:
+        return arena.numbers[GRADIENTS] + task * arena.size
+    return arena.numbers[PARTIALS] + (worker * MOST_PENDING + pending - 1) * arena.size
+
+
 @inlined
-def group_gradient(arena, at, m, group, is_first, first_part):
-    """Add the gradient over m rows of the workspace from `at` on to that of a group, or set it where `is_first`. The
-    parts are each layer's kernel, then its bias."""
+def group_gradient(arena, at, m, gradient, is_first, first_part):
+    """Add the gradient over m rows of the workspace from `at` on to that which starts at `gradient`, or set it where
+    `is_first`. The parts are each layer's kernel, then its bias."""
     width = strip_width(arena.parameters)
     zero = arena.memory[arena.numbers[ZEROS]]
-    base = arena.numbers[GRADIENTS] + group * arena.size
     for part in range(first_part, 2 * arena.numbers[N_LAYERS]):
         layer = part // 2
         height, across = _stored(arena, layer)
-        start, stored = base + layer_field(arena, layer, KERNEL), layer_field(arena, layer, KERNEL_ROW)
+        start, stored = gradient + layer_field(arena, layer, KERNEL), layer_field(arena, layer, KERNEL_ROW)
         a, b = _factors(arena, layer, at, 0, 0)
         if part % 2 == 1:
             if layer_field(arena, layer, BIAS_START) == NO_BIAS:
                 continue
             height, across = 1, layer_field(arena, layer, N_OUT)
-            start = base + layer_field(arena, layer, BIAS_START)
+            start = gradient + layer_field(arena, layer, BIAS_START)
             a, b = _bias_factors(arena, layer, at)
         sums = Matrix(arena.memory, start, stored, 1)
         init = zero_panel(arena)
@@ -265,14 +285,42 @@ def group_gradient(arena, at, m, group, is_first, first_part):
 
 
 @serial
-def add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, groups, at, count):
-    """Add the groups' gradients of `count` of `size` parameters from `at` on, and update those."""
+def _add(memory, total, part, size):
+    """memory[total:total + size] += memory[part:part + size]"""
     never_inline()
+    total, part = view(memory, total, size), view(memory, part, size)
+    for i in range(size):
+        total[i] += part[i]
+
+
+@inlined
+def add_pending(arena, worker, task, pending, wanted):
+    """Add the last of a task's pending sums of groups to the one before it until so many are left; returns `wanted`.
+
+    Groups are added in pairs, then pairs of those: after n groups as many sums are pending as n has bits. Tasks of any
+    power of two of groups so make the same tree.
+    """
+    while pending > wanted:
+        total = partial_gradient(arena, worker, task, pending - 2)
+        part = partial_gradient(arena, worker, task, pending - 1)
+        _add(arena.memory, total, part, arena.size)
+        pending -= 1
+    return wanted
+
+
+@serial
+def add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, tasks, at, count):
+    """Add what the tasks' gradients have for `count` of `size` parameters from `at` on, in pairs, then pairs of those,
+    and update these parameters."""
+    never_inline()
+    step = 1
+    while step < tasks:
+        for left in range(0, tasks - step, 2 * step):
+            total, part = view(gradients, left * size + at, count), view(gradients, (left + step) * size + at, count)
+            for i in range(count):
+                total[i] += part[i]
+        step *= 2
     total = view(gradients, at, count)
-    for group in range(1, groups):
-        part = view(gradients, group * size + at, count)
-        for i in range(count):
-            total[i] += part[i]
     changed = view(parameters, at, count)
     if mode == UPDATE:
         sgd_update_serial(changed, total, rate)
@@ -283,8 +331,8 @@ def add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, 
 
 
 @inlined
-def _grouped_task(arena, velocity, mode, groups, task):
-    """Update what a task owns from the groups' gradients."""
+def _grouped_task(arena, velocity, mode, gradients, task):
+    """Update what a task owns from so many gradients, each of a task of the rows region."""
     layer = task_field(arena, task, TASK_LAYER)
     first, last, left, right = _rectangle(arena, task)
     at, count, stored, height = layer_field(arena, layer, BIAS_START), layer_field(arena, layer, N_OUT), 0, 1
@@ -295,18 +343,19 @@ def _grouped_task(arena, velocity, mode, groups, task):
             count, height = stored * height, 1
     settings = arena.numbers[SETTINGS]
     rate, momentum = arena.memory[settings + RATE], arena.memory[settings + MOMENTUM_RATE]
-    gradients = advance(arena.memory, arena.numbers[GRADIENTS])
+    first_gradient = advance(arena.memory, arena.numbers[GRADIENTS])
     for r in range(height):
         add_and_update(
-            arena.parameters, velocity, mode, rate, momentum, gradients, arena.size, groups, at + r * stored, count
-        )
+            arena.parameters, velocity, mode, rate, momentum, first_gradient, arena.size, gradients, at + r * stored,
+            count,
+        )  # fmt: skip
 
 
 @inlined
-def weight_task(arena, velocity, mode, worker, m, groups, task):
-    """Update what a task owns, from the m rows of a batch in the workspace or from its groups' gradients."""
-    if groups > 0:
-        _grouped_task(arena, velocity, mode, groups, task)
+def weight_task(arena, velocity, mode, worker, m, gradients, task):
+    """Update what a task owns, from the m rows of a batch in the workspace or from so many gradients of its groups."""
+    if gradients > 0:
+        _grouped_task(arena, velocity, mode, gradients, task)
     else:
         _gradient_task(arena, velocity, mode, worker, m, task)
     pack_task(arena, task)
