@@ -140,12 +140,17 @@ class _Scattered:
         return reader
 
 
+def _asked_with_dots(rows: int) -> int:
+    """Of so many rows ahead, those that dot products ask for."""
+    return (rows + 3) // 4
+
+
 def make_scattered_dots(rows: int, *, standardized: bool) -> Any:
     """An intrinsic for the dot products of some rows, wherever they lie, with one.
 
     ``dots(x, width, order, ahead, shift, scale, b, out, out_row, start)``: out[i] := start + sum_k a[i, k] * b[k],
-    where a[i] is the row order[i] of x (., width), or (that - shift) * scale. Half of the rows ahead[i] of x are asked
-    of memory, the other half by `make_scattered_sums`: memory then works all the time.
+    where a[i] is the row order[i] of x (., width), or (that - shift) * scale. A quarter of the rows ahead[i] of x are
+    asked of memory, the others by `make_scattered_sums`, which reads from the cache: memory then works all the time.
     """
 
     @intrinsic
@@ -157,7 +162,7 @@ def make_scattered_dots(rows: int, *, standardized: bool) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             x, width, order, ahead, shift, scale, b, out, out_row, start = arguments
             scattered = _Scattered(builder, x, width, (shift, scale) if standardized else ())
-            reader = scattered.reader(scattered.starts(ahead, 0, (rows + 1) // 2))
+            reader = scattered.reader(scattered.starts(ahead, 0, _asked_with_dots(rows)))
             starts = scattered.starts(order, 0, rows)
             element = context.get_value_type(real)
             totals = _emit_dots(builder, real, element, starts, b, width, _LINE // VECTOR_BYTES, reader)
@@ -185,7 +190,7 @@ def make_scattered_sums(rows: int, *, standardized: bool) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             x, width, order, ahead, shift, scale, factor, factor_row, out, fresh = arguments
             scattered = _Scattered(builder, x, width, (shift, scale) if standardized else ())
-            reader = scattered.reader(scattered.starts(ahead, (rows + 1) // 2, rows))
+            reader = scattered.reader(scattered.starts(ahead, _asked_with_dots(rows), rows))
             starts = scattered.starts(order, 0, rows)
             element = context.get_value_type(real)
             whole = Emitter(builder, element, VECTOR_BYTES // (real.bitwidth // 8), [])

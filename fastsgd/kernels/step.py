@@ -285,22 +285,24 @@ def forward_worker(worker, network, workspace, x, raw, out):
     n_rows, n_weights, in_place = x.shape[0], arena.numbers[N_TASKS], predicts_in_place(arena)
     block, size = _predicted_together(arena, n_rows, in_place)
     n_blocks, threads, at = (n_rows + size - 1) // size, arena.numbers[THREADS], worker * block
-    while True:
-        task = next_task(arena.numbers, worker, threads, 0, n_weights, n_weights)
-        if task < 0:
-            break
-        pack_task(arena, task)
-    while True:
-        task = next_task(arena.numbers, worker, threads, 1, n_blocks, n_weights + n_blocks)
-        if task < 0:
-            return
-        begin = task * size
-        last = min(n_rows, begin + size)
-        for first in range(begin, last, block):
-            m = min(block, last - first)
-            ahead = first + m if first + 2 * m <= n_rows else first
-            forward(arena, rows, Part(first, first, at, m, ahead, 0), in_place, raw)
-            _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
+    end = 0
+    for phase in range(2):
+        tasks = n_weights if phase == 0 else n_blocks
+        end += tasks
+        while True:
+            task = next_task(arena.numbers, worker, threads, phase, tasks, end)
+            if task < 0:
+                break
+            if phase == 0:
+                pack_task(arena, task)
+                continue
+            begin = task * size
+            last = min(n_rows, begin + size)
+            for first in range(begin, last, block):
+                m = min(block, last - first)
+                ahead = first + m if first + 2 * m <= n_rows else first
+                forward(arena, rows, Part(first, first, at, m, ahead, 0), in_place, raw)
+                _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
 
 
 @parallel
