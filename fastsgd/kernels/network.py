@@ -43,13 +43,17 @@ DOT_OUTPUTS = 2  # up to so many outputs are dot products with the kernel as it 
 TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
 
 # Where things lie in `Workspace.numbers`, after the counters: first of the four tables, and how long some are; then
-# where the parts of `Workspace.memory` start, threads that will work, and rows that there is room for.
+# where the parts of `Workspace.memory` start, threads that will work, rows that there is room for, and, where batches are
+# in groups, how far the room for a thread's rows is from the next one's: OUTPUTS to ROW_WEIGHTS are those of the first.
 (
     LAYERS, LAYOUT, PANELS, TASKS, N_LAYERS, N_TASKS,
     OUTPUTS, DELTAS, SLOPES, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, PARTIALS, SCRATCH, ZEROS, ONE, SHIFT, SCALE,
-    SETTINGS, COUNT_UP, THREADS, ROWS,
-) = range(COUNTERS, COUNTERS + 23)  # fmt: skip
-_TABLES = COUNTERS + 23
+    SETTINGS, COUNT_UP, THREADS, ROWS, SLICE,
+) = range(COUNTERS, COUNTERS + 24)  # fmt: skip
+_TABLES = COUNTERS + 24
+# Elements that lie between what one thread writes and what another does. Processors ask for lines beyond those that are
+# read or written in order, and a line that another core asked for must be won back.
+APART = 1024
 COUNT_UP_SIZE = 128  # numbers from 0 on: the order of rows that have none
 RATE, MOMENTUM_RATE, LOSS_PARAMETERS = 0, 1, 2  # where in SETTINGS, which end with the two parameters of the loss
 ALL_BIAS = -1
@@ -114,12 +118,14 @@ class Workspace(NamedTuple):
 
 
 class Arena(NamedTuple):
-    """What every part of a step works on: pointers to the parameters and to memory and numbers of a workspace."""
+    """What every part of a step works on: pointers to the parameters, to memory and numbers of a workspace, and to the
+    room for rows in that memory: a thread's own where a batch is in groups."""
 
     size: int  # of the parameters
     parameters: Any
     memory: Any
     numbers: Any
+    rows: Any
 
 
 def layer_table(
@@ -356,12 +362,12 @@ def make_workspace(network, max_rows):
     """Scratch memory for `train_batch`, `train_batches` and `predict` with batches of up to `max_rows` rows."""
     layers, like = network.layers, network.parameters
     n_layers, width = layers.shape[0], strip_width(like)
-    # The rows that are in memory at a time, and those of them that are a thread's own at least: a part of its group, or
-    # the smallest block.
+    # A batch in groups needs room for some rows of each thread, one that is not has fewer rows; else the room is for a
+    # whole batch, of which threads take blocks.
     groups = most_groups(n_layers, like.size, max_rows)
-    own = sub_rows(n_layers) if groups > 0 else BLOCK_ROWS
-    rows = max(_GROUPED_BATCH, groups * own) if groups > 0 else max(max_rows, BLOCK_ROWS)
-    workers = max(1, min(MAX_THREADS, rows // own))
+    rows = _GROUPED_BATCH if groups > 0 else max(max_rows, BLOCK_ROWS)
+    least = _GROUPED_BATCH // sub_rows(n_layers)
+    workers = min(MAX_THREADS, max(least, groups) if groups > 0 else rows // BLOCK_ROWS)
     layout, row_elements = _layout_table(layers, rows, like)
     panels, packed = _panel_table(layers, like, width)
     tasks = np.empty((0, 5), np.int64)
@@ -384,9 +390,13 @@ def make_workspace(network, max_rows):
     end = _place(numbers, SLOPES, end, row_elements if sloped else 0)
     end = _place(numbers, TARGETS, end, rows * layers[n_layers - 1, N_OUT])
     end = _place(numbers, ROW_WEIGHTS, end, rows)
+    end += APART
+    if groups > 0:
+        numbers[SLICE] = end
+        end *= workers
     end = _place(numbers, PACKED, end, packed)
-    end = _place(numbers, GRADIENTS, end, groups * like.size)
-    end = _place(numbers, PARTIALS, end, workers * MOST_PENDING * like.size if groups > 0 else 0)
+    end = _place(numbers, GRADIENTS, end, groups * gradient_size(like.size))
+    end = _place(numbers, PARTIALS, end, workers * MOST_PENDING * gradient_size(like.size) if groups > 0 else 0)
     end = _place(numbers, SCRATCH, end, workers * SCRATCH_SIZE)
     end = _place(numbers, ZEROS, end, 8 * width)
     end = _place(numbers, ONE, end, 1)
@@ -404,7 +414,13 @@ def rows_of(arena, part, level, first):
     """Rows of OUTPUTS, DELTAS or SLOPES from `first` on; level 0 is the inputs, 1 the first layer."""
     at = arena.numbers[LAYOUT] + 2 * level
     leading = arena.numbers[at + 1]
-    return Matrix(arena.memory, arena.numbers[part] + arena.numbers[at] + first * leading, leading, 1)
+    return Matrix(arena.rows, arena.numbers[part] + arena.numbers[at] + first * leading, leading, 1)
+
+
+@small
+def gradient_size(n_parameters):
+    """Elements from one gradient of a group to the next."""
+    return n_parameters + APART
 
 
 @small

@@ -333,11 +333,11 @@ def _backward(arena, rows, part):
 def _take_targets(arena, rows, part):
     """Targets and weights of some rows, as Matrices."""
     position, at, m = part.position, part.at, part.m
-    target = Matrix(arena.memory, arena.numbers[TARGETS] + at * rows.n_targets, rows.n_targets, 1)
+    target = Matrix(arena.rows, arena.numbers[TARGETS] + at * rows.n_targets, rows.n_targets, 1)
     _copy_rows(rows.y, rows.n_targets, rows.order, rows.ordered, position, m, target)
     weight = Matrix(arena.memory, arena.numbers[ONE], 0, 0)
     if rows.weighted:
-        weight = Matrix(arena.memory, arena.numbers[ROW_WEIGHTS] + at, 1, 1)
+        weight = Matrix(arena.rows, arena.numbers[ROW_WEIGHTS] + at, 1, 1)
         _copy_rows(rows.weight, _one_column(), rows.order, rows.ordered, position, m, weight)
     return target, weight
 

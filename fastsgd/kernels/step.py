@@ -20,7 +20,7 @@ from numba import prange
 from fastsgd.kernels.crew import next_task, start_tasks
 from fastsgd.kernels.jit import inlined, parallel, serial, small
 from fastsgd.kernels.linear import gradient_in_place, predicts_in_place, trains_in_place
-from fastsgd.kernels.machine import lanes_of, never_inline, pointer, region_threads
+from fastsgd.kernels.machine import advance, lanes_of, never_inline, pointer, region_threads
 from fastsgd.kernels.network import (
     BLOCK_ROWS,
     LOSS_PARAMETERS,
@@ -33,6 +33,7 @@ from fastsgd.kernels.network import (
     SCALE,
     SETTINGS,
     SHIFT,
+    SLICE,
     THREADS,
     Arena,
     block_rows,
@@ -82,8 +83,15 @@ def start_slab(network, workspace, rates, loss_parameters, threads):
 @inlined
 def _arena(network, workspace):
     """Both by their pointers; they must be kept alive."""
-    parameters, memory = network.parameters, workspace.memory
-    return Arena(parameters.size, pointer(parameters, 0), pointer(memory, 0), pointer(workspace.numbers, 0))
+    parameters, memory = network.parameters, pointer(workspace.memory, 0)
+    return Arena(parameters.size, pointer(parameters, 0), memory, pointer(workspace.numbers, 0), memory)
+
+
+@small
+def _with_own_rows(arena, worker):
+    """The same, with a thread's own room for rows, where there is one."""
+    rows = advance(arena.memory, worker * arena.numbers[SLICE])
+    return Arena(arena.size, arena.parameters, arena.memory, arena.numbers, rows)
 
 
 class Cut(NamedTuple):
@@ -143,7 +151,10 @@ def _next_rows(arena, cut, start, m, n_rows, task, row, group_last, last):
 
 @inlined
 def _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task):
-    """One block or some groups of the batch of m rows at position `start` of the slab's n_rows."""
+    """One block or some groups of the batch of m rows at position `start` of the slab's n_rows; groups pass through
+    their thread's own room."""
+    if cut.group > 0:
+        arena = _with_own_rows(arena, worker)
     first = task * cut.size
     last = min(m, first + cut.size)
     one = arena.memory[arena.numbers[ONE]]
@@ -163,8 +174,7 @@ def _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task):
                 if expected < count:
                     ahead = start + begin
                 expect_rows(rows, ahead, count, False)
-            # A group passes through rows of the workspace that are its thread's own.
-            at = worker * sub_rows(arena.numbers[N_LAYERS]) if cut.group > 0 else begin
+            at = 0 if cut.group > 0 else begin
             part = Part(begin, start + begin, at, count, ahead, expected)
             rows_pass(arena, rows, job, part)
             if in_place:
@@ -266,12 +276,19 @@ def _put_rows(rows, m, n, out, first):
 
 
 @small
+def _rows_of_one(arena):
+    """Rows that a thread has room for in a prediction."""
+    rows = arena.numbers[ROWS]
+    return rows if arena.numbers[SLICE] > 0 else rows // arena.numbers[THREADS] // BLOCK_ROWS * BLOCK_ROWS
+
+
+@small
 def _predicted_together(arena, n_rows, in_place):
     """(rows of a prediction that go through all layers at a time, rows of a task: several times as many where there are
     enough). A thread has a part of the workspace of its own."""
     threads = arena.numbers[THREADS]
     block = sub_rows(1) if in_place else block_rows(arena.size, n_rows, threads)
-    block = min(block, arena.numbers[ROWS] // threads // BLOCK_ROWS * BLOCK_ROWS)
+    block = min(block, _rows_of_one(arena))
     return block, block * max(1, min(_PREDICTED_ROWS // block, n_rows // (4 * threads * block)))
 
 
@@ -279,12 +296,13 @@ def _predicted_together(arena, n_rows, in_place):
 def forward_worker(worker, network, workspace, x, raw, out):
     """Take tasks of a prediction until none is left: first all kernels are packed, then come blocks of rows."""
     never_inline()
-    arena, result = _arena(network, workspace), pointer(out, 0)
+    arena, result = _with_own_rows(_arena(network, workspace), worker), pointer(out, 0)
     nothing = pointer(workspace.memory, 0)
     rows = Rows(pointer(x, 0), x.shape[1], nothing, 0, nothing, False, pointer(workspace.numbers, 0), False)
     n_rows, n_weights, in_place = x.shape[0], arena.numbers[N_TASKS], predicts_in_place(arena)
     block, size = _predicted_together(arena, n_rows, in_place)
-    n_blocks, threads, at = (n_rows + size - 1) // size, arena.numbers[THREADS], worker * block
+    n_blocks, threads = (n_rows + size - 1) // size, arena.numbers[THREADS]
+    at = 0 if arena.numbers[SLICE] > 0 else worker * _rows_of_one(arena)
     end = 0
     for phase in range(2):
         tasks = n_weights if phase == 0 else n_blocks

@@ -50,6 +50,7 @@ from fastsgd.kernels.network import (
     TASK_ROWS,
     TRANSPOSED,
     ZEROS,
+    gradient_size,
     layer_field,
     panel_field,
     rows_of,
@@ -256,8 +257,8 @@ def partial_gradient(arena, worker, task, pending):
     """Where in memory the gradient of a task's next group starts, so many sums of groups before it being there: the
     first is what other threads will read, the others are the worker's own."""
     if pending == 0:
-        return arena.numbers[GRADIENTS] + task * arena.size
-    return arena.numbers[PARTIALS] + (worker * MOST_PENDING + pending - 1) * arena.size
+        return arena.numbers[GRADIENTS] + task * gradient_size(arena.size)
+    return arena.numbers[PARTIALS] + (worker * MOST_PENDING + pending - 1) * gradient_size(arena.size)
 
 
 @inlined
@@ -310,8 +311,8 @@ def add_pending(arena, worker, task, pending, wanted):
 
 @serial
 def add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, tasks, at, count):
-    """Add what the tasks' gradients have for `count` of `size` parameters from `at` on, in pairs, then pairs of those,
-    and update these parameters."""
+    """Add what the tasks' gradients, `size` elements apart, have for `count` parameters from `at` on, in pairs, then
+    pairs of those, and update these parameters."""
     never_inline()
     step = 1
     while step < tasks:
@@ -346,8 +347,8 @@ def _grouped_task(arena, velocity, mode, gradients, task):
     first_gradient = advance(arena.memory, arena.numbers[GRADIENTS])
     for r in range(height):
         add_and_update(
-            arena.parameters, velocity, mode, rate, momentum, first_gradient, arena.size, gradients, at + r * stored,
-            count,
+            arena.parameters, velocity, mode, rate, momentum, first_gradient, gradient_size(arena.size), gradients,
+            at + r * stored, count,
         )  # fmt: skip
 
 
