@@ -43,8 +43,8 @@ DOT_OUTPUTS = 2  # up to so many outputs are dot products with the kernel as it 
 TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
 
 # Where things lie in `Workspace.numbers`, after the counters: first of the four tables, and how long some are; then
-# where the parts of `Workspace.memory` start, threads that will work, and rows that there is room for. Where batches are
-# in groups, OUTPUTS to ROW_WEIGHTS are the room for rows of the first thread, and SLICE is how far the next one's is.
+# where the parts of `Workspace.memory` start, threads that will work, and rows that there is room for. Where batches
+# are in groups, OUTPUTS to ROW_WEIGHTS are the first thread's room for rows, and SLICE is how far the next one's is.
 (
     LAYERS, LAYOUT, PANELS, TASKS, N_LAYERS, N_TASKS,
     OUTPUTS, DELTAS, SLOPES, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, PARTIALS, SCRATCH, ZEROS, ONE, SHIFT, SCALE,
