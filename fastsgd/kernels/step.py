@@ -2,8 +2,8 @@
 
 A step has two regions: rows (forward, loss, deltas), then weights (gradient and update in one). In the rows region a
 block of rows runs through all layers and back while it is in cache; in the weights region each task owns some weights.
-Each element has one writer and each sum one order, whoever runs it, so the bits do not depend on threads. All tasks of
-all steps of a slab form one list, which the threads share (`fastsgd.kernels.crew`).
+Each element has one writer and each sum one order, whoever runs it, so the bits do not depend on threads. The threads
+share the tasks of one region after the other (`fastsgd.kernels.crew`), and start and end once a slab.
 
 What computes and stores (products, losses, activations) are functions of their own; what only leads from one to the
 next is inlined into the workers, which halves the time to compile them. No array of a NamedTuple may be stored to in
