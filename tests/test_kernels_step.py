@@ -40,7 +40,7 @@ def test_a_workspace_has_room_for_every_smaller_batch():
             for rows in range(1, most + 1):
                 height = rows_of_groups(len(layers), size, rows)
                 groups = -(-rows // height) if height else 0
-                assert groups * size <= room, (most, rows)
+                assert groups * (size + network.APART) <= room, (most, rows)
                 sums = groups if height else -(-rows // network.BLOCK_ROWS)
                 assert sums <= workspace.block_loss.size, (most, rows)
 

@@ -12,7 +12,7 @@ from numba import njit
 from steps import GROUPS, optimizer_state, problem, source_of
 
 from fastsgd.kernels.crew import COUNTERS, MAX_THREADS, TASKS_DONE, next_task
-from fastsgd.kernels.machine import pointer
+from fastsgd.kernels.machine import fetch_add, pause, pointer, read_counter
 from fastsgd.kernels.sharing import share
 from fastsgd.kernels.step import forward_slab_serial, forward_worker, start_slab, train_slab_serial, train_worker
 
@@ -33,13 +33,21 @@ CASES = [
     ),  # blocks by the number of threads
     ([600, 4000, 2], "tanh", "linear", "mse", 150, True, 200),  # the largest blocks
     ([60, 1], "relu", "linear", "mse", 130, True, 700),  # rows read where they lie
+    # Seven, fifteen and eleven groups, whose last tasks have fewer than the others
+    ([60, 1], "relu", "linear", "mse", 224, True, 500),
+    ([60, 2], "relu", "linear", "mse", 480, True, 1000),
+    ([60, 3], "relu", "linear", "mse", 352, True, 800),
 ]
 
 
 @njit(nogil=True)
-def work_through(worker, lanes, numbers, tasks, phases, times, workers, seen):
-    """Tasks in phases: each notes who did it, and how many tasks of the phases before it were done."""
+def work_through(worker, lanes, numbers, tasks, phases, times, workers, seen, come):
+    """Tasks in phases: each notes who did it, and how many tasks of the phases before it were done. Threads begin
+    together, when as many have come as there are to be (`come[0]` of `come[1]`)."""
     counters = pointer(numbers, 0)
+    fetch_add(pointer(come, 0), 0, 1)
+    while read_counter(pointer(come, 0), 0) < come[1]:
+        pause()
     for phase in range(phases):
         before = phase * tasks
         while True:
@@ -59,8 +67,8 @@ def work_through(worker, lanes, numbers, tasks, phases, times, workers, seen):
 def test_every_task_is_done_once_and_after_those_of_earlier_phases(threads, lanes):
     tasks, phases = 13, 40
     numbers = np.zeros(COUNTERS, np.int64)
-    times, workers, seen = np.zeros((3, phases * tasks), np.int64)
-    share(work_through, threads, lanes, numbers, tasks, phases, times, workers, seen)
+    times, workers, seen = np.full((3, phases * tasks), [[0], [-1], [-1]])
+    share(work_through, threads, lanes, numbers, tasks, phases, times, workers, seen, np.array([0, threads]))
     assert (times == 1).all()
     np.testing.assert_array_equal(seen, np.arange(phases * tasks) // tasks * tasks)
     assert set(workers) <= set(range(threads))
@@ -116,6 +124,14 @@ def test_plain_threads_give_the_bits_of_one(threads, serial_bits):
             begin(arguments, workers)
             share(train_worker, workers, *arguments)
             assert bits() == wanted, case
+
+
+def test_one_worker_does_the_tasks_of_all_lanes(serial_bits):
+    for case, wanted in zip(CASES, serial_bits, strict=True):
+        arguments, bits = prepared(case)
+        begin(arguments, arguments[2].workers)
+        train_worker(np.int64(0), *arguments)
+        assert bits() == wanted, case
 
 
 @pytest.mark.parametrize("late", ["at once", "after a task", "when all is done"])

@@ -2,8 +2,8 @@
 
 Starting and joining threads for every step costs more than a small step itself, so they start once a slab. The tasks of
 a phase are dealt out in lanes, one a thread: who did a task in the last step does it again, with what it needs still in
-its cache, and takes it from a counter that no other thread touches. A thread whose lane is empty waits for the end of
-the phase, and takes what is left in other lanes meanwhile: however few of the threads asked for really run, or how late
+its cache, and takes it from a counter that others seldom look at. A thread whose lane is empty waits for the end of the
+phase, and takes what is left in other lanes meanwhile: however few of the threads asked for really run, or how late
 they start, all is done. Who does a task never changes what it computes.
 """
 
@@ -14,10 +14,11 @@ from fastsgd.kernels.machine import compare_exchange, fetch_add, give_way, never
 
 MAX_THREADS = 64  # that work on one step; more would find nothing to do
 # Counters, on pairs of cache lines of their own, as processors fetch them in pairs: the tasks that are done; then for
-# each thread the tasks taken from its lane, and those that it did and has not yet counted as done.
+# each thread the tasks taken from its lane, those that it did and has not yet counted as done, and how far from its own
+# the lane is that it last took from.
 TASKS_DONE = 0
 _LINE = 16
-_TAKEN, _UNCOUNTED = 0, 1
+_TAKEN, _UNCOUNTED, _AWAY = 0, 1, 2
 COUNTERS = _LINE * (1 + MAX_THREADS)
 _PHASE = 2**32  # a lane's counter holds the number of the phase, times this, and the tasks taken in it
 
@@ -37,7 +38,8 @@ def start_tasks(counters):
     """Begin the first phase, before any thread does."""
     counters[TASKS_DONE] = 0
     for thread in range(MAX_THREADS):
-        counters[_line_of(thread) + _TAKEN] = counters[_line_of(thread) + _UNCOUNTED] = 0
+        for counter in (_TAKEN, _UNCOUNTED, _AWAY):
+            counters[_line_of(thread) + counter] = 0
 
 
 @small
@@ -49,7 +51,7 @@ def _taken_from(counters, lane, lanes, phase, tasks):
         taken = read_counter(counters, at)
         index = max(0, taken - phase * _PHASE)
         task = index * lanes + lane
-        if task >= tasks:
+        if index >= tasks or task >= tasks:  # that of a later phase is so large that the product would overflow
             return -1
         if compare_exchange(counters, at, taken, phase * _PHASE + index + 1):
             return task
@@ -74,19 +76,21 @@ def next_task(counters, worker, lanes, phase, tasks, end):
         Tasks of this phase and all before it.
     """
     never_inline()
-    own, mine = worker % lanes, _line_of(worker) + _UNCOUNTED
+    own, uncounted, away = worker % lanes, _line_of(worker) + _UNCOUNTED, _line_of(worker) + _AWAY
     task = _taken_from(counters, own, lanes, phase, tasks)
-    if task < 0:
-        fetch_add(counters, TASKS_DONE, counters[mine])
-        counters[mine] = 0
+    if task < 0 and counters[uncounted] > 0:
+        fetch_add(counters, TASKS_DONE, counters[uncounted])
+        counters[uncounted] = 0
     turns = 0
     while task < 0 and read_counter(counters, TASKS_DONE) < end:
         turns += 1
-        pause()
         if turns % _LOOKS == 0:
-            task = _taken_from(counters, (own + turns // _LOOKS) % lanes, lanes, phase, tasks)
-        if turns % _PAUSES == 0:
+            task = _taken_from(counters, (own + counters[away]) % lanes, lanes, phase, tasks)
+            counters[away] += 1 if task < 0 else 0
+        else:
+            pause()
+        if task < 0 and turns % _PAUSES == 0:
             give_way()
     if task >= 0:
-        counters[mine] += 1
+        counters[uncounted] += 1
     return task

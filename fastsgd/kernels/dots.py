@@ -150,7 +150,8 @@ def make_scattered_dots(rows: int, *, standardized: bool) -> Any:
 
     ``dots(x, width, order, ahead, shift, scale, b, out, out_row, start)``: out[i] := start + sum_k a[i, k] * b[k],
     where a[i] is the row order[i] of x (., width), or (that - shift) * scale. A quarter of the rows ahead[i] of x are
-    asked of memory, the others by `make_scattered_sums`, which reads from the cache: memory then works all the time.
+    asked of memory; in training the others are by `make_scattered_sums`, which reads from the cache: memory then works
+    all the time.
     """
 
     @intrinsic

@@ -72,13 +72,14 @@ class InPlace(NamedTuple):
 @inlined
 def _in_place(arena, rows, part):
     """Where rows lie. Those in their own order have that of numbers that count up; where these do not reach as far as
-    `ahead`, the rows that follow are asked for."""
+    `ahead`, no others are asked for."""
     if rows.ordered:
         x, order, ahead = rows.x, advance(rows.order, part.position), advance(rows.order, part.ahead)
     else:
         x = advance(rows.x, part.position * rows.n_in)
         order = advance(arena.numbers, arena.numbers[COUNT_UP])
-        ahead = advance(order, min(part.ahead - part.position, COUNT_UP_SIZE // 2))
+        distance = part.ahead - part.position
+        ahead = advance(order, distance if distance <= COUNT_UP_SIZE // 2 else 0)
     shift, scale = advance(arena.memory, arena.numbers[SHIFT]), advance(arena.memory, arena.numbers[SCALE])
     return InPlace(x, rows.n_in, order, ahead, part.m, shift, scale, standardizes(arena))
 

@@ -249,10 +249,14 @@ def bundled_groups(groups, threads):
     longest = (groups + threads - 1) // threads
     bundled = 1
     while 2 * bundled <= MOST_BUNDLED:
-        tasks = (groups + 2 * bundled - 1) // (2 * bundled)
-        if (tasks + threads - 1) // threads * 2 * bundled > longest:
+        twice = 2 * bundled
+        tasks = (groups + twice - 1) // twice
+        longest_lane = (tasks + threads - 1) // threads * twice
+        if (tasks - 1) % threads == 0:  # it has the last task, which may be short, and one more than the others
+            longest_lane = max(longest_lane - (tasks * twice - groups), longest_lane - twice)
+        if longest_lane > longest:
             break
-        bundled *= 2
+        bundled = twice
     return bundled
 
 
@@ -365,8 +369,9 @@ def make_workspace(network, max_rows):
     # A batch in groups needs room for some rows of each thread, one that is not has fewer rows; else the room is for a
     # whole batch, of which threads take blocks.
     groups = most_groups(n_layers, like.size, max_rows)
-    rows = _GROUPED_BATCH if groups > 0 else max(max_rows, BLOCK_ROWS)
-    least = _GROUPED_BATCH // sub_rows(n_layers)
+    short = _LINEAR_BATCH if n_layers == 1 else _GROUPED_BATCH
+    rows = short if groups > 0 else max(max_rows, BLOCK_ROWS)
+    least = short // sub_rows(n_layers)
     workers = min(MAX_THREADS, max(least, groups) if groups > 0 else rows // BLOCK_ROWS)
     layout, row_elements = _layout_table(layers, rows, like)
     panels, packed = _panel_table(layers, like, width)
@@ -383,11 +388,15 @@ def make_workspace(network, max_rows):
         numbers[numbers[COUNT_UP] + i] = i
     numbers[N_LAYERS], numbers[N_TASKS], numbers[ROWS] = n_layers, tasks.shape[0], rows
     end = _place(numbers, OUTPUTS, 0, row_elements)
-    end = _place(numbers, DELTAS, end, row_elements)
+    # Nobody needs the deltas and slopes of the inputs, the level that comes first.
+    inputs = layout[1, 0]
+    end = _place(numbers, DELTAS, end, row_elements - inputs)
     sloped = False
     for layer in range(n_layers):
         sloped = sloped or has_slope(layers[layer, ACTIVATION])
-    end = _place(numbers, SLOPES, end, row_elements if sloped else 0)
+    end = _place(numbers, SLOPES, end, row_elements - inputs if sloped else 0)
+    numbers[DELTAS] -= inputs
+    numbers[SLOPES] -= inputs
     end = _place(numbers, TARGETS, end, rows * layers[n_layers - 1, N_OUT])
     end = _place(numbers, ROW_WEIGHTS, end, rows)
     end += APART

@@ -66,7 +66,7 @@ def start_slab(network, workspace, rates, loss_parameters, threads):
     """Begin a slab, before any worker: no task is taken yet, and what standardizes, the rates and the parameters of the
     loss (both empty for a prediction) are copied to the workspace.
 
-    Blocks are made for so many threads; the numbers of workers that predict are below it.
+    Blocks, and lanes of tasks, are made for so many threads; the numbers of workers that predict are below it.
     """
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers

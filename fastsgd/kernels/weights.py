@@ -332,8 +332,8 @@ def add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, 
 
 
 @inlined
-def _grouped_task(arena, velocity, mode, gradients, task):
-    """Update what a task owns from so many gradients, each of a task of the rows region."""
+def _grouped_task(arena, velocity, mode, rows_tasks, task):
+    """Update what a task owns from the gradients of so many tasks of the rows region."""
     layer = task_field(arena, task, TASK_LAYER)
     first, last, left, right = _rectangle(arena, task)
     at, count, stored, height = layer_field(arena, layer, BIAS_START), layer_field(arena, layer, N_OUT), 0, 1
@@ -344,19 +344,20 @@ def _grouped_task(arena, velocity, mode, gradients, task):
             count, height = stored * height, 1
     settings = arena.numbers[SETTINGS]
     rate, momentum = arena.memory[settings + RATE], arena.memory[settings + MOMENTUM_RATE]
-    first_gradient = advance(arena.memory, arena.numbers[GRADIENTS])
+    gradients = advance(arena.memory, arena.numbers[GRADIENTS])
     for r in range(height):
         add_and_update(
-            arena.parameters, velocity, mode, rate, momentum, first_gradient, gradient_size(arena.size), gradients,
+            arena.parameters, velocity, mode, rate, momentum, gradients, gradient_size(arena.size), rows_tasks,
             at + r * stored, count,
         )  # fmt: skip
 
 
 @inlined
-def weight_task(arena, velocity, mode, worker, m, gradients, task):
-    """Update what a task owns, from the m rows of a batch in the workspace or from so many gradients of its groups."""
-    if gradients > 0:
-        _grouped_task(arena, velocity, mode, gradients, task)
+def weight_task(arena, velocity, mode, worker, m, rows_tasks, task):
+    """Update what a task owns, from the m rows of a batch in the workspace or, where they are in groups, from the
+    gradients of so many tasks of the rows region."""
+    if rows_tasks > 0:
+        _grouped_task(arena, velocity, mode, rows_tasks, task)
     else:
         _gradient_task(arena, velocity, mode, worker, m, task)
     pack_task(arena, task)
