@@ -45,6 +45,18 @@ def test_a_workspace_has_room_for_every_smaller_batch():
                 assert sums <= workspace.block_loss.size, (most, rows)
 
 
+def test_what_threads_write_for_a_batch_in_groups_lies_a_page_apart():
+    for layers in ([fs.Dense(2)], [fs.Dense(3), fs.Dense(2)]):
+        model = fs.Sequential(layers, input_dim=4)
+        workspace = make_workspace(model.network, 1024)
+        numbers, size = workspace.numbers, model.network.parameters.size
+        end = numbers[network.ROW_WEIGHTS] + numbers[network.ROWS]
+        assert numbers[network.SLICE] - end >= network.APART
+        assert numbers[network.PACKED] >= workspace.workers * numbers[network.SLICE], "one for each"
+        own = workspace.workers * network.MOST_PENDING * (size + network.APART)
+        assert numbers[network.SCRATCH] - numbers[network.PARTIALS] >= own
+
+
 def test_two_hundred_steps_of_the_seed_network():
     model, x, _, _ = problem([10, 64, 64, 1], "relu", "linear", "mse", True, rows=6400, dtype=np.float32)
     y = np.sin(2 * x[:, :1]) + x[:, 1:2] * x[:, 2:3]

@@ -317,9 +317,7 @@ def add_and_update(parameters, velocity, mode, rate, momentum, gradients, size, 
     step = 1
     while step < tasks:
         for left in range(0, tasks - step, 2 * step):
-            total, part = view(gradients, left * size + at, count), view(gradients, (left + step) * size + at, count)
-            for i in range(count):
-                total[i] += part[i]
+            _add(gradients, left * size + at, (left + step) * size + at, count)
         step *= 2
     total = view(gradients, at, count)
     changed = view(parameters, at, count)
