@@ -26,9 +26,12 @@ rng = np.random.default_rng(0)
 x = rng.standard_normal((60_000, 7)).astype("f4")
 y, weight = np.sin(x[:, 0]).astype("f8"), rng.random(60_000)
 with h5py.File(sys.argv[1], "w") as file:
-    for name, part in {"X": x, "y": y, "w": weight}.items():
+    for name, part in {"X": x, "y": y, "w": weight, "z": y.astype("f4")}.items():
         file.create_dataset(name, data=part, chunks=(100, *part.shape[1:]))
 streamed = fs.HDF5Dataset(sys.argv[1], "X", "y", weight="w")
+alike = fs.Sequential([fs.Dense(64, "relu"), fs.Dense(64, "relu"), fs.Dense(1)])
+trainer = fs.Trainer(alike, fs.SGD(0.001, momentum=0.9), "mse", threads=2)
+trainer.fit(fs.HDF5Dataset(sys.argv[1], "X", "z"), batch_size=2000, memory="2MB")
 for layers in ([], [fs.Standardize()]):
     for data in ((x, y), (x, y, weight), streamed):
         for batch, threads in ((32, None), (10_000, 2)):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsgd.data.blocks import Asked, Check, Reader, Rows
+from fastsgd.data.blocks import Asked, Check, Reader, Rows, Spans
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.spent import Spent
@@ -133,6 +133,9 @@ class ArrayDataset(Dataset):
 
     def in_one(self, asked: Sequence[Asked]) -> Rows | None:
         """None: they are views."""
+
+    def straight(self, spans: Spans, places: Rows) -> None:
+        """None: they are in memory."""
 
     def settle(self, asked: Sequence[Asked]) -> None:
         """Nothing to do: there is no file."""

@@ -10,12 +10,15 @@ import hashlib
 import itertools
 import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.runs import Run
+
+if TYPE_CHECKING:
+    from fastsgd.data.readers import Straight
 
 Spans = NDArray[np.int64]
 
@@ -91,6 +94,11 @@ class Reader(Protocol):
         """Let rows that were asked for lie one after the other in one memory, where nothing but reading them is to be
         done; None where more is, or nothing is gained."""
 
+    def straight(self, spans: Spans, places: Rows) -> Straight | None:
+        """Source rows of some ranges, each in one file, that go to places one after the other, if nothing but reading
+        them is to be done and few enough files are open at once; else None. None is read yet; it must have been read
+        before others are asked for."""
+
     def settle(self, asked: Sequence[Asked]) -> None:
         """Called when rows that lie in one have come; raises DataError where a file is no longer as it was."""
 
@@ -124,6 +132,8 @@ class Blocks:
 
     Attributes
     ----------
+    first_rows : array (blocks,), int64
+        The source row that each starts with.
     largest : int
         Rows of the largest block.
     widest : int
@@ -138,6 +148,7 @@ class Blocks:
         self._starts = np.append(np.flatnonzero(np.diff(units, prepend=-1)), len(spans))
         rows = np.add.reduceat(spans[:, 1] - spans[:, 0], self._starts[:-1])
         widths = spans[self._starts[1:] - 1, 1] - spans[self._starts[:-1], 0]
+        self.first_rows = spans[self._starts[:-1], 0]
         self.largest = int(rows.max())
         self.widest = int(widths.max())
         self.scattered = bool((widths > rows).any())

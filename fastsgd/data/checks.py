@@ -61,6 +61,11 @@ class RowCheck:
             dtype.itemsize <= self._dtype.itemsize for dtype in self._types.values()
         )
 
+    @property
+    def looks_at_targets(self) -> bool:
+        """Whether not any finite target will do."""
+        return self._check_target is not None
+
     @cached_property
     def _types(self) -> dict[str, np.dtype[Any]]:
         """Of the parts that there are."""

@@ -16,7 +16,7 @@ from fastsgd.data.compressors import is_of_plugin
 from fastsgd.data.conventions import is_transposed
 from fastsgd.data.schema import READ_ERRORS, opened
 from fastsgd.data.spent import Spent
-from fastsgd.data.transfer import Direct, Placement, Source, ThroughHDF5, Work
+from fastsgd.data.transfer import Direct, Outs, Placement, Source, ThroughHDF5, Work
 
 _SAMPLE_BYTES = 1 << 20
 
@@ -82,6 +82,16 @@ class OpenFile:
             if name not in self._sources:
                 self._sources[name] = self._source(name, placements)
             yield self._sources[name]
+
+    def straight(self, outs: Outs) -> dict[str, Direct]:
+        """What reads each part of some rows, if all of them lie in the file as they will in memory; else nothing."""
+        found = dict[str, Direct]()
+        for source in self.sources():
+            part = source.straight_part(outs) if isinstance(source, Direct) else None
+            if part is None:
+                return {}
+            found[part] = source  # type: ignore[assignment]
+        return found
 
     def _source(self, name: str, placements: Sequence[Placement]) -> Source:
         dataset = self.file[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Block, Reader, Rows, cut_blocks
+from fastsgd.data.blocks import Reader, Rows, cut_blocks
 from fastsgd.data.order import block_order
 from fastsgd.data.slab import Slab
 from fastsgd.data.team import Team, copy_shares
@@ -52,16 +51,15 @@ class Filler:
         self._passed_over = start if all_are_read else 0
         self._emitted = self._start
 
-    def slabs(self) -> Iterator[Slab]:
-        """Each slab when it is filled."""
+    def slabs(self, reader: Reader) -> Iterator[Slab]:
+        """Each slab when it is filled, of what the dataset's reader reads."""
         loader = self._loader
-        with loader.dataset.open(loader.decoders(), loader.spent, beside=True) as reader:
-            if loader.shuffle:
-                yield from self._through_window(reader)
-            else:
-                for rows in self._read_from(reader, np.arange(len(loader.blocks)), self._start):
-                    yield from self._emit(_count(rows), partial(self._copy, rows))
-                    rows.clear()
+        if loader.shuffle:
+            yield from self._through_window(reader)
+        else:
+            for rows in self._read_from(reader, np.arange(len(loader.blocks)), self._start):
+                yield from self._emit(_count(rows), partial(self._copy, rows))
+                rows.clear()
         loader.require_some(self._emitted)
         if self._slab is not None and self._filled:
             yield self._slab.first(self._filled)
@@ -94,38 +92,13 @@ class Filler:
         window = Window(loader, epoch, self._team)
         order = block_order(len(loader.blocks), loader.seed, epoch)
         if self._start:
-            window.exchanged = min(self._start, loader.dataset.n_rows - window.slots)
-            self._refill(window, reader, order)
+            exchanged = min(self._start, loader.dataset.n_rows - window.slots)
+            window.restore(reader, order, exchanged, self._team.go_on)
         for rows in self._read_from(reader, order, window.admitted):
             rows[:] = window.admit(rows)
             yield from self._emit(_count(rows), partial(_exchange, window, rows))
             rows.clear()  # gone before the next are asked for
         yield from self._emit(window.held, window.drain, max(0, self._start - window.exchanged))
-
-    def _refill(self, window: Window, reader: Reader, order: NDArray[np.int64]) -> None:
-        """Read what the window held after its exchanges, from the last row that came to the first.
-
-        The places of the rows of blocks that are read ahead take the memory of slabs, none of which is filled yet.
-        """
-        blocks, found = self._loader.blocks, deque[NDArray[np.int64]]()
-        before = np.minimum(blocks.rows_before(order), window.slots + window.exchanged)
-
-        def wanted() -> Iterator[Block]:
-            missing, taken = window.slots, np.zeros(window.slots // 8 + 1, np.uint8)
-            for index, first, last in zip(order[::-1], before[-2::-1], before[:0:-1], strict=True):
-                places = window.places(int(first), int(last), taken)
-                here = int((places >= 0).sum())
-                if here:
-                    found.append(places)
-                    yield blocks[index]
-                missing -= here
-                if not missing:
-                    return
-
-        for rows in self._loader.read(reader, wanted()):
-            self._team.go_on()
-            window.put(rows, found.popleft())
-            del rows
 
     def _free_slab(self) -> Slab:
         """The slab that is being filled."""

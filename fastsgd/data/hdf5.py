@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Reader
+from fastsgd.data.blocks import Reader, Spans
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.chunks import PIECE_BYTES, Layout
 from fastsgd.data.claims import require_credible
@@ -141,6 +141,11 @@ class HDF5Dataset(Dataset):
         """Number of the file that holds a source row, and the row's number there."""
         index = bisect_right(self._bounds, row) - 1
         return index, row - self._bounds[index]
+
+    def places(self, spans: Spans) -> tuple[NDArray[np.int64], Spans]:
+        """Number of the file that holds each of some ranges of source rows, and the rows' numbers there."""
+        index = np.searchsorted(self._starts, spans[:, 0], side="right") - 1
+        return index, spans - self._starts[index].reshape(-1, 1)
 
     def locate(self, part: str, row: int, column: int) -> str:
         index, row = self.place(row)

@@ -8,13 +8,13 @@ to the consumer, and ends with the iterator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from fastsgd.data.blocks import Block, Reader, Rows
 from fastsgd.data.checks import RowCheck, TargetCheck
@@ -51,6 +51,15 @@ def checked_batch_size(batch_size: int) -> int:
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise DataError(f"batch_size is {batch_size!r}; it is a whole number from 1 on")
     return int(batch_size)
+
+
+class Room(NamedTuple):
+    """Memory of an epoch that is streamed: window (slots, bytes of a row), two slabs, and targets (rows, n_targets) of
+    one of them, or (rows, 0) where nobody looks at them."""
+
+    window: NDArray[np.uint8]
+    slabs: tuple[Slab, Slab]
+    targets: NDArray[Any]
 
 
 class Loader:
@@ -127,8 +136,9 @@ class Loader:
         self._threads = threads
         self._takes_order = takes_order
         self.takes_turns = takes_turns
-        self._batch_size = min(batch_size, dataset.n_rows)
+        self.batch_size = min(batch_size, dataset.n_rows)
         self._slab_limit = slab_limit
+        self._room: Room | None = None
         self._arrays = dataset.held()
         self._arrays_are_checked = False
         columns = dataset.n_features + dataset.n_targets + (dataset.weight_dtype is not None)
@@ -206,11 +216,38 @@ class Loader:
         for each other at each change."""
         plan, limit = self.plan, self._slab_limit or self.dataset.n_rows
         if not self.takes_turns:
-            return [self._empty_slab(plan.slab_rows) for _ in range(plan.slabs)]
-        batches = min(plan.slabs * plan.slab_rows, limit) // self._batch_size
-        return [self._empty_slab(max(plan.slab_rows, batches * self._batch_size))]
+            return [self.empty_slab(plan.slab_rows) for _ in range(plan.slabs)]
+        batches = min(plan.slabs * plan.slab_rows, limit) // self.batch_size
+        return [self.empty_slab(max(plan.slab_rows, batches * self.batch_size))]
 
-    def _empty_slab(self, rows: int) -> Slab:
+    def take_room(self) -> Room:
+        """The memory of an epoch of rows that go on as they are stored: what the last one had, or new."""
+        room, self._room = self._room, None
+        return room or self._new_room()
+
+    def _new_room(self) -> Room:
+        """Two slabs to be filled in turns have the memory of all, and of the blocks that would be read ahead."""
+        dataset, plan, limit = self.dataset, self.plan, self._slab_limit or self.dataset.n_rows
+        of_targets = dataset.n_targets if self.check.looks_at_targets else 0
+        memory = plan.slab_bytes + (1 + plan.blocks_ahead) * dataset.block_bytes(self.blocks.widest)
+        rows = min(memory // (2 * dataset.row_bytes + of_targets * self.dtype.itemsize), limit, dataset.n_rows)
+        rows = max(plan.slab_rows, rows // self.batch_size * self.batch_size)
+        return Room(
+            np.empty((plan.window_rows, dataset.row_bytes), np.uint8),
+            (self.empty_slab(rows), self.empty_slab(rows)),
+            np.empty((rows, of_targets), self.dtype),
+        )
+
+    def keep_room(self, room: Room | None) -> None:
+        """Keep memory for the next epoch, or let go what is kept."""
+        self._room = room
+
+    def open(self) -> AbstractContextManager[Reader]:
+        """The dataset, opened to be read beside what its rows are for."""
+        return self.dataset.open(self.decoders(), self.spent, beside=True)
+
+    def empty_slab(self, rows: int) -> Slab:
+        """Room for rows that go on."""
         x = np.empty((rows, self.dataset.n_features), self.dtype)
         y = np.empty((rows, self.dataset.n_targets), self.dtype)
         return Slab(x, y, np.empty(rows if self.dataset.weight_dtype is not None else 0, self.dtype))
@@ -269,7 +306,7 @@ class Loader:
         whole = _where_they_lie(rows, self.dtype) if self._in_place(rows) else None
         step = self.plan.slab_rows if whole is None else self._rows_in_place()
         order = np.empty(step if self.shuffle else 0, np.int64)
-        slab = self._empty_slab(step) if whole is None else None
+        slab = self.empty_slab(step) if whole is None else None
         for start in range(begin, n, step):
             count = min(step, n - start)
             workers = self.workers(count)
@@ -291,14 +328,18 @@ class Loader:
 
     def _rows_in_place(self) -> int:
         """Rows of a slab of which only the order is stored, in no more memory than the plan has for slabs."""
-        batches = self.plan.slab_bytes // (8 * self._batch_size)
+        batches = self.plan.slab_bytes // (8 * self.batch_size)
         if self._slab_limit is not None:
-            batches = min(batches, self._slab_limit // self._batch_size)
-        return self._batch_size * max(1, batches)
+            batches = min(batches, self._slab_limit // self.batch_size)
+        return self.batch_size * max(1, batches)
 
     def _in_place(self, rows: Rows) -> bool:
         """Whether the consumer can take the rows where they lie: targets and weights are copied if they must be."""
         return self._takes_order and rows.x.dtype == self.dtype and rows.x.flags.carray
+
+    def batches(self, rows: int) -> int:
+        """How many batches so many rows make."""
+        return -(-rows // self.batch_size)
 
     def threads(self) -> int:
         """Threads that move rows, at most."""

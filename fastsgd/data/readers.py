@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Asked, Check, Rows
+from fastsgd.data.blocks import Asked, Check, Rows, Spans, offsets
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.files import OpenFile
 from fastsgd.data.helpers import Helpers
-from fastsgd.data.runs import Run
+from fastsgd.data.runs import FIRST, LAST, OUT, RUN_NUMBERS, VALUE_BYTES, WIDTH, Run
 from fastsgd.data.schema import READ_ERRORS
 from fastsgd.data.spent import Spent
-from fastsgd.data.transfer import JOB_BYTES, Work
+from fastsgd.data.transfer import JOB_BYTES, Direct, Work
 from fastsgd.errors import DataError
 
 if TYPE_CHECKING:
@@ -91,6 +91,24 @@ class HDF5Reader:
         for one in {id(one.file): one for one in readings}.values():
             one.require_unchanged()
 
+    def straight(self, spans: Spans, places: Rows) -> Straight | None:
+        files, ranges = self._dataset.places(spans)
+        numbers, at = set(files.tolist()), offsets(spans)[:-1]
+        if len(numbers) > OPEN_FILES:
+            return None
+        outs = {name: part for name, part in places._asdict().items() if part is not None}
+        tables, opened = list[NDArray[np.int64]](), list[tuple[int, OpenFile, list[Direct]]]()
+        for number in sorted(numbers):
+            own = files == number
+            with _explained(self._dataset, number, int(ranges[own].min()), int(ranges[own].max())):
+                file = self._file(number)
+                sources = file.straight(outs)
+            if not sources:
+                return None
+            tables += [source.tell(ranges[own], outs[part], at[own]) for part, source in sources.items()]
+            opened.append((number, file, list(sources.values())))
+        return Straight(self._dataset, np.concatenate(tables), opened)
+
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         index, first = self._dataset.place(start)
         last = first + stop - start
@@ -105,6 +123,39 @@ class HDF5Reader:
         reading = _Reading(self._dataset, index, (first, last), file, work, take, check)
         reading.start(self._helpers)
         return reading
+
+
+class Straight:
+    """Rows of some ranges that compiled code reads to places in memory, in any order and by any thread.
+
+    Attributes
+    ----------
+    table : array (n, 9), int64
+        Runs, as `fastsgd.kernels.reading` takes them, and the place that each begins with.
+    """
+
+    def __init__(
+        self, dataset: HDF5Dataset, table: NDArray[np.int64], opened: Sequence[tuple[int, OpenFile, list[Direct]]]
+    ) -> None:
+        self.table = table
+        self._dataset = dataset
+        self._opened = opened
+
+    def after(self, place: int) -> NDArray[np.int64]:
+        """What of the runs comes to places from this one on."""
+        table = self.table[:, :RUN_NUMBERS].copy()
+        passed = np.clip(place - self.table[:, RUN_NUMBERS], 0, table[:, LAST] - table[:, FIRST])
+        table[:, FIRST] += passed
+        table[:, OUT] += passed * table[:, WIDTH] * table[:, VALUE_BYTES]
+        left: NDArray[np.int64] = table[table[:, FIRST] < table[:, LAST]]
+        return left
+
+    def settle(self, *, slow: bool) -> None:
+        """Called when all came; raises DataError where a file is no longer as it was."""
+        for index, file, sources in self._opened:
+            for source in sources:
+                source.came(slow=slow, reads=len(self.table))
+            self._dataset.require_unchanged(index, file)
 
 
 def _as_rows(memory: Memory) -> Rows:

@@ -16,9 +16,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_NUMBERS = 8  # that stand for a run
+RUN_NUMBERS = 8  # that stand for a run
+# Of them: rows of a chunk, values of a row, bytes of a value; the first row, the end, and where it goes.
+HEIGHT, WIDTH, VALUE_BYTES, FIRST, LAST, OUT = range(2, 8)
 # What is in memory comes at so many bytes a second at least, after so many seconds for each call; disks are slower.
 _PAGE_CACHE_RATE, _CALL_SECONDS = 2e9, 1e-5
+
+
+STRAIGHT_BYTES = 1 << 24  # read in one compiled call at most, but for what is larger by itself
+
+
+def bytes_of(table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bytes of each run."""
+    sizes: NDArray[np.int64] = (table[:, LAST] - table[:, FIRST]) * table[:, WIDTH] * table[:, VALUE_BYTES]
+    return sizes
+
+
+def calls_of(table: NDArray[np.int64]) -> int:
+    """Calls of the system that some runs take: one for each chunk that they lie in."""
+    return int(((table[:, LAST] - 1) // table[:, HEIGHT] - table[:, FIRST] // table[:, HEIGHT] + 1).sum())
 
 
 def is_slow(nbytes: int, calls: int, seconds: float) -> bool:
@@ -109,7 +125,7 @@ def _kernel() -> Callable[..., None]:
     """What reads, compiled: the time that this takes is none of reading."""
     from fastsgd.kernels.reading import read_shares
 
-    read_shares(0, 1, np.empty((0, _NUMBERS), np.int64), np.empty((0, 1), np.int8))
+    read_shares(0, 1, np.empty((0, RUN_NUMBERS), np.int64), np.empty((0, 1), np.int8))
     kernel: Callable[..., None] = read_shares
     return kernel
 
@@ -117,17 +133,29 @@ def _kernel() -> Callable[..., None]:
 def _read_share(
     thread: int,
     threads: int,
-    runs: Sequence[Run],
+    kept: object,
     table: NDArray[np.int64],
     outcomes: NDArray[np.int8],
     seconds: NDArray[np.float64],
 ) -> None:
-    """A thread's share, and how long that took: until it begins, it may wait for a core. The runs keep their memory,
-    also where an interrupt ends the wait for the thread."""
+    """A thread's share, and how long that took: until it begins, it may wait for a core. `kept` has the memory, also
+    where an interrupt ends the wait for the thread."""
     kernel = _kernel()
     begin = time.perf_counter()
     kernel(thread, threads, table, outcomes)
     seconds[thread] = time.perf_counter() - begin
+
+
+def read_table(table: NDArray[np.int64], together: Together, threads: int, kept: object) -> tuple[list[int], float]:
+    """Read what a table tells of, as `fastsgd.kernels.reading.read_shares` takes it; returns what became of each run,
+    and the seconds that all took. `kept` keeps the memory that they go to."""
+    from fastsgd.kernels.reading import FINITE
+
+    outcomes = np.full((len(table), threads), FINITE, np.int8)
+    _kernel()  # before the threads, which would wait for one another
+    each = np.zeros(threads)
+    together(_read_share, threads, kept, table, outcomes, each)
+    return outcomes.min(axis=1).tolist(), float(each.max())
 
 
 def read_runs(runs: Sequence[Run], together: Together, threads: int) -> float:
@@ -139,14 +167,10 @@ def read_runs(runs: Sequence[Run], together: Together, threads: int) -> float:
     if config.DISABLE_JIT:
         return 0.0  # plain Python has no addresses
     numbers = array("q", itertools.chain.from_iterable(run.numbers() for run in runs))
-    table = np.frombuffer(numbers, np.int64).reshape(len(runs), _NUMBERS)
-    outcomes = np.full((len(runs), threads), FINITE, np.int8)
-    _kernel()  # before the threads, which would wait for one another
-    each = np.zeros(threads)
-    together(_read_share, threads, list(runs), table, outcomes, each)
-    seconds = float(each.max())
+    table = np.frombuffer(numbers, np.int64).reshape(len(runs), RUN_NUMBERS)
+    outcomes, seconds = read_table(table, together, threads, list(runs))
     slow = is_slow(sum(run.nbytes for run in runs), sum(run.chunks for run in runs), seconds)
-    for run, outcome in zip(runs, map(min, outcomes.tolist()), strict=True):
+    for run, outcome in zip(runs, outcomes, strict=True):
         run.came, run.slow = outcome != SHORT, slow
         run.finite = outcome == FINITE and run.place.looks
     return seconds

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fastsgd.data.filler import Filler
 from fastsgd.data.frames import let_go
 from fastsgd.data.helpers import may_wait
+from fastsgd.data.overlap import Overlap, may_overlap
 from fastsgd.data.slab import Slab
 from fastsgd.data.team import Team
 from fastsgd.errors import DataError
@@ -48,10 +49,14 @@ def _in_turns(loader: Loader, epoch: int, start: int) -> Iterator[Slab]:
     """Slabs that the consumer's own threads fill."""
     from fastsgd.kernels.sharing import keeps_threads
 
-    (slab,) = loader.stream_slabs()
     team = Team(loader.threads() if keeps_threads() else 1, loader.spent)
     try:
-        yield from Filler(loader, epoch, start, team, lambda: slab).slabs()
+        with loader.open() as reader:
+            if may_overlap(loader, reader):
+                yield from Overlap(loader, reader, epoch, start, team).slabs()
+                return
+            (slab,) = loader.stream_slabs()
+            yield from Filler(loader, epoch, start, team, lambda: slab).slabs(reader)
     except BaseException as error:
         let_go(error)
         raise
@@ -146,6 +151,7 @@ class _Filling:
     def __init__(self, loader: Loader, epoch: int, start: int, between: _Between) -> None:
         self.stop = threading.Event()
         self._between = between
+        self._loader = loader
         self._threads = loader.threads()
         team = Team(self._threads, loader.spent, self._at_hand, self._go_on)
         self._filler = Filler(loader, epoch, start, team, self._free)
@@ -158,8 +164,8 @@ class _Filling:
         stop_with(self.stop)
         yield_to_others()
         try:
-            with keep_threads(), closing(self._filler.slabs()) as slabs:  # type: ignore[type-var]
-                for slab in slabs:
+            with keep_threads(), self._loader.open() as reader:
+                for slab in self._filler.slabs(reader):
                     self._between.ready.put(slab)
             self._between.ready.put(None)
         except _StoppedError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsgd.data.runs import STRAIGHT_BYTES, Run, read_runs
 from fastsgd.data.spent import Spent
 
 _BYTES_A_THREAD = 1 << 16  # that are moved in about the time that a thread takes to wake
@@ -67,3 +69,14 @@ def copy_shares(thread: int, threads: int, pairs: Sequence[tuple[NDArray[Any], N
     for source, out in pairs:
         share = slice(len(out) * thread // threads, len(out) * (thread + 1) // threads)
         np.copyto(out[share], source[share], casting="unsafe")
+
+
+def read_straight(runs: Sequence[Run], team: Team, spent: Spent, threads: int) -> None:
+    """Read what compiled code may read, so much at a time that an end is soon noticed."""
+    first = 0
+    while first < len(runs):
+        team.go_on()
+        ends = itertools.accumulate(run.nbytes for run in itertools.islice(runs, first, None))
+        count = 1 + sum(end <= STRAIGHT_BYTES for end in itertools.islice(ends, 1, None))
+        spent.add(reading=read_runs(runs[first : first + count], team.together, threads))
+        first += count

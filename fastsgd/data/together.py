@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING
 from fastsgd.data.blocks import Asked, Block, Reader, Rows, request_block
 from fastsgd.data.frames import let_go
 from fastsgd.data.readers import OPEN_FILES
-from fastsgd.data.runs import read_runs
-from fastsgd.data.team import Team
+from fastsgd.data.team import Team, read_straight
 
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
-
-_STRAIGHT_BYTES = 1 << 24  # read in one compiled call at most, but for what is larger by itself
 
 
 class Together:
@@ -109,23 +106,13 @@ class Together:
 
     def _read(self, taken: Sequence[Asked], whole: Rows | None) -> list[Rows]:
         """The rows that were asked for; `whole` if they lie in one and nothing else is wanted."""
-        self._read_straight(taken)
+        read_straight([run for one in taken for run in one.runs()], self._team, self._spent, self._threads)
         if whole is None or not self._passes(taken, whole):
             return self._one_by_one(taken)
         if not self._apart:
             return [whole]
         ends = list(itertools.accumulate((one.rows for one in taken), initial=0))
         return [whole.cut(first, last) for first, last in itertools.pairwise(ends)]
-
-    def _read_straight(self, asked: Sequence[Asked]) -> None:
-        """Read what compiled code may read of some rows, so much at a time that an end is soon noticed."""
-        runs = [run for one in asked for run in one.runs()]
-        while runs:
-            self._team.go_on()
-            ends = itertools.accumulate(run.nbytes for run in runs)
-            count = 1 + sum(end <= _STRAIGHT_BYTES for end in itertools.islice(ends, 1, None))
-            self._spent.add(reading=read_runs(runs[:count], self._team.together, self._threads))
-            del runs[:count]
 
     def _passes(self, taken: Sequence[Asked], whole: Rows) -> bool:
         """Whether all rows came, and need no look at those of each block."""

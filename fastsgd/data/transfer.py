@@ -16,7 +16,7 @@ from fastsgd.data.chunks import Layout, Piece
 from fastsgd.data.codecs import undo, unshuffled
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.conventions import is_transposed
-from fastsgd.data.runs import Place, Run, is_slow
+from fastsgd.data.runs import FIRST, LAST, OUT, RUN_NUMBERS, Place, Run, address_of, is_slow
 from fastsgd.data.scratch import scratch
 from fastsgd.data.spent import Spent
 
@@ -170,11 +170,32 @@ class Direct:
         for at in range(0, len(pieces), step):
             work.decoding.append(partial(self._read_pieces, pieces[at : at + step], first, work.outs))
 
-    def came(self, *, slow: bool) -> None:
+    def straight_part(self, outs: Outs) -> str | None:
+        """The part of some rows whose values all lie here as they will in memory, if there is one."""
+        if self._place is None or not self.lies_as(outs[self._placements[0].part]):
+            return None
+        return self._placements[0].part
+
+    def tell(self, spans: NDArray[np.int64], out: NDArray[Any], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ranges (k, 2) of rows, and the first of the rows of `out` (k,) that each goes to, as compiled code takes
+        them, with those rows' numbers at last (k, 9)."""
+        assert self._place is not None
+        if self._asking:
+            for first, last in spans.tolist():
+                for piece in self._layout.pieces(first, last):
+                    self._expect(piece)
+        table = np.empty((len(spans), RUN_NUMBERS + 1), np.int64)
+        table[:, : len(self._place.numbers)] = self._place.numbers
+        table[:, FIRST : LAST + 1] = spans
+        table[:, OUT] = address_of(out) + places * out.strides[0]
+        table[:, RUN_NUMBERS] = places
+        return table
+
+    def came(self, *, slow: bool, reads: int = 1) -> None:
         """Note whether what was read came from no memory. Some of the next reads are then asked for ahead, the more the
         oftener that was: they may come fast for just that, while a single one may have waited for a core. To ask costs
         a fifth of a read from memory."""
-        self._asking = min(_MOST_ASKED, 2 * self._asking + 8) if slow else max(0, self._asking - 1)
+        self._asking = min(_MOST_ASKED, 2 * self._asking + 8) if slow else max(0, self._asking - reads)
 
     def lies_as(self, out: NDArray[Any]) -> bool:
         """Whether rows in memory are as those in the file."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Rows, cut_blocks
+from fastsgd.data.blocks import Block, Reader, Rows, cut_blocks
 from fastsgd.data.order import drain_key, exchange_key
+from fastsgd.data.refill import Move
 from fastsgd.data.runs import address_of
 from fastsgd.data.team import Team, copy_shares
 
@@ -22,7 +24,8 @@ _Cast = tuple[NDArray[Any], NDArray[Any]]  # what comes out of the window, and w
 
 
 class Window:
-    """Rows in their storage dtype that wait to be pushed out by others. Its bytes are moved by a team.
+    """Rows in their storage dtype that wait to be pushed out by others. Its bytes are moved by a team, in new memory
+    where none is given.
 
     Attributes
     ----------
@@ -34,7 +37,8 @@ class Window:
         Rows that came and pushed others out.
     """
 
-    def __init__(self, loader: Loader, epoch: int, team: Team) -> None:
+    def __init__(self, loader: Loader, epoch: int, team: Team, memory: NDArray[np.uint8] | None = None) -> None:
+        self._loader = loader
         dataset, self.slots = loader.dataset, loader.plan.window_rows
         parts = (
             (dataset.n_features, dataset.dtype),
@@ -43,7 +47,7 @@ class Window:
         )
         self._parts = [(width, dtype) for width, dtype in parts if dtype is not None]
         self._widths = np.array([width * dtype.itemsize for width, dtype in self._parts], np.int64)
-        self._bytes = np.empty((self.slots, int(self._widths.sum())), np.uint8)
+        self._bytes = np.empty((self.slots, int(self._widths.sum())), np.uint8) if memory is None else memory
         self._exchange_key, self._drain_key = exchange_key(loader.seed, epoch), drain_key(loader.seed, epoch)
         self._team = team
         casts = any(dtype != loader.dtype for _, dtype in self._parts)
@@ -67,7 +71,7 @@ class Window:
         nbytes = rows * self._bytes.shape[1]
         self._team.move(nbytes, _run, kernel, kept, self._bytes, self._widths, *arguments)
 
-    def places(self, first: int, last: int, taken: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def _places(self, first: int, last: int, taken: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The slots in which rows `first` to `last` of those that came are after all exchanges, or -1; see
         `find_places`."""
         from fastsgd.kernels.slots import find_places
@@ -76,11 +80,39 @@ class Window:
         find_places(self._exchange_key, first, self.slots, taken, places)
         return places
 
-    def put(self, rows: Rows, places: NDArray[np.int64]) -> None:
+    def _put_to(self, rows: Rows, places: NDArray[np.int64]) -> None:
         """Put the first of some rows to their places, those left out that have none."""
         if len(places):
             self._put([rows.cut(0, len(places))], places)
             self.held += int(np.count_nonzero(places >= 0))
+
+    def restore(self, reader: Reader, order: NDArray[np.int64], exchanged: int, go_on: Callable[[], None]) -> None:
+        """Read what it holds after so many exchanges of an epoch whose blocks come in some order, from the last row
+        that came to the first.
+
+        The places of the rows of blocks that are read ahead take the memory of slabs, none of which is filled yet.
+        """
+        loader, found = self._loader, deque[NDArray[np.int64]]()
+        blocks = loader.blocks
+        before = np.minimum(blocks.rows_before(order), self.slots + exchanged)
+
+        def wanted() -> Iterator[Block]:
+            missing, taken = self.slots, np.zeros(self.slots // 8 + 1, np.uint8)
+            for index, first, last in zip(order[::-1], before[-2::-1], before[:0:-1], strict=True):
+                places = self._places(int(first), int(last), taken)
+                here = int((places >= 0).sum())
+                if here:
+                    found.append(places)
+                    yield blocks[index]
+                missing -= here
+                if not missing:
+                    return
+
+        self.exchanged = exchanged
+        for rows in loader.read(reader, wanted()):
+            go_on()
+            self._put_to(rows, found.popleft())
+            del rows
 
     def admit(self, blocks: Sequence[Rows]) -> list[Rows]:
         """Put rows into the slots that are still free; returns the others."""
@@ -123,6 +155,16 @@ class Window:
         self._move(exchange, kept, at, np.array(table, np.int64), self._exchange_key, self.exchanged)
         self._cast(casts)
         self.exchanged += at
+
+    def swapping(self, places: Rows, outs: Rows) -> Move:
+        """An exchange, of rows in places from which they are taken as they are stored, to be done elsewhere."""
+        numbers = _numbers(places.parts(), outs.parts())
+        return Move(self._bytes, self._widths, self._exchange_key, self.exchanged, False, numbers[1:], (places, outs))
+
+    def draining(self, first: int, outs: Rows) -> Move:
+        """A `drain` of rows as they are stored, to be done elsewhere."""
+        addresses = list(map(address_of, outs.parts()))
+        return Move(self._bytes, self._widths, self._drain_key, first, True, addresses, (outs,))
 
     def drain(self, first: int, outs: Rows) -> None:
         """Once no more come in, rows of a random order from number `first` on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -227,6 +228,34 @@ def read_at(typing, descriptor, pointer, count, offset):
         return builder.call(function, [descriptor, buffer, count, offset])
 
     return signature, codegen
+
+
+@intrinsic
+def nanoseconds(typing):
+    """What a clock of the C library shows that only goes on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        shown = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))  # seconds, and nanoseconds
+        function_type = ir.FunctionType(I32, [I32, shown.type])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "clock_gettime")
+        builder.call(function, [I32(getattr(time, "CLOCK_MONOTONIC", 0)), shown])
+        seconds, rest = (builder.extract_value(builder.load(shown), i) for i in range(2))
+        return builder.add(builder.mul(seconds, I64(1_000_000_000)), rest)
+
+    return types.int64(), codegen
+
+
+@intrinsic
+def call_at(typing, address, a, b, c):
+    """Call a C function of three numbers, int64, by its address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, *numbers = arguments
+        function_type = ir.FunctionType(ir.VoidType(), [I64] * len(numbers))
+        builder.call(builder.inttoptr(address, function_type.as_pointer()), numbers)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic

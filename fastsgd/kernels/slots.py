@@ -11,10 +11,19 @@ from __future__ import annotations
 import numpy as np
 
 from fastsgd.kernels.jit import inlined, serial
-from fastsgd.kernels.machine import advance, copy_bytes, pointer, pointer_at, prefetch, prefetch_to_write, swap_bytes
+from fastsgd.kernels.machine import (
+    advance,
+    copy_bytes,
+    never_inline,
+    pointer,
+    pointer_at,
+    prefetch,
+    prefetch_to_write,
+    swap_bytes,
+)
 from fastsgd.kernels.random import encipher_all, make_cipher, random_below
 
-_AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
+AHEAD = 12  # rows; 8 to 16 halved the time of an exchange, fewer came too late
 _LISTED = 2048  # rows of an exchange whose slots are looked up before any is exchanged
 _DRAINED = 64  # rows that are looked up, and asked for, before any is copied
 _LINE = 64  # bytes of a line of the cache
@@ -35,6 +44,39 @@ def _expect_slot(flat, start, width):
 
 
 @serial
+def list_slots(part, parts, size, width, key, position, first, last, rows, slots):
+    """List the slots of rows first to last that are among those of a part, as many bytes from the window's start, and
+    the rows; returns how many they are. There must be room for one row more, and for `AHEAD` slots more."""
+    never_inline()
+    begin, end = size * part // parts, size * (part + 1) // parts
+    count = 0
+    for i in range(first, last):
+        slot = random_below(key, position + i, size)
+        rows[count], slots[count] = i, slot * width
+        # No branch, which would be mispredicted every other time.
+        count += (slot >= begin) & (slot < end)
+    for j in range(count, count + AHEAD):
+        slots[j] = slots[0]
+    return count
+
+
+@serial
+def swap_listed(flat, width, widths, block, rows, slots, count):
+    """Swap listed rows of a block, one after the other, with those of their slots."""
+    never_inline()
+    for j in range(min(count, AHEAD)):
+        _expect_slot(flat, slots[j], width)
+    for j in range(count):
+        _expect_slot(flat, slots[j + AHEAD], width)
+        at = slots[j]
+        for k in range(widths.size):
+            offset = rows[j] * widths[k]
+            incoming, out = block[1 + 2 * k] + offset, block[2 + 2 * k] + offset
+            swap_bytes(advance(flat, at), _byte_at(incoming), _byte_at(out), widths[k])
+            at += widths[k]
+
+
+@serial
 def exchange(part, parts, window, widths, blocks, key, position):
     """Part `part` of `parts` of: swap each row of some blocks with a random slot; what was there comes out.
 
@@ -52,29 +94,13 @@ def exchange(part, parts, window, widths, blocks, key, position):
     """
     size, width = window.shape
     flat = pointer(window, 0)
-    first, last = size * part // parts, size * (part + 1) // parts
-    rows, slots = np.empty(_LISTED + 1, np.int64), np.empty(_LISTED + _AHEAD, np.int64)
+    rows, slots = np.empty(_LISTED + 1, np.int64), np.empty(_LISTED + AHEAD, np.int64)
     for block in range(blocks.shape[0]):
         n = blocks[block, 0]
         for start in range(0, n, _LISTED):
-            count = 0
-            for i in range(start, min(start + _LISTED, n)):
-                slot = random_below(key, position + i, size)
-                rows[count], slots[count] = i, slot * width
-                # No branch, which would be mispredicted every other time.
-                count += (slot >= first) & (slot < last)
-            for j in range(count, count + _AHEAD):
-                slots[j] = slots[0]
-            for j in range(min(count, _AHEAD)):
-                _expect_slot(flat, slots[j], width)
-            for j in range(count):
-                _expect_slot(flat, slots[j + _AHEAD], width)
-                at = slots[j]
-                for k in range(widths.size):
-                    offset = rows[j] * widths[k]
-                    incoming, out = blocks[block, 1 + 2 * k] + offset, blocks[block, 2 + 2 * k] + offset
-                    swap_bytes(advance(flat, at), _byte_at(incoming), _byte_at(out), widths[k])
-                    at += widths[k]
+            some, end = pointer(rows, 0), min(start + _LISTED, n)
+            count = list_slots(part, parts, size, width, key, position, start, end, some, pointer(slots, 0))
+            swap_listed(flat, width, widths, pointer(blocks, block * blocks.shape[1]), some, pointer(slots, 0), count)
         position += n
 
 
@@ -97,6 +123,25 @@ def put_rows(part, parts, window, widths, blocks, first, slots):
         row += n
 
 
+@inlined
+def list_drained(cipher, start, width, slots):
+    """List the slots of rows from number `start` of a cipher on, as many bytes from the window's start."""
+    encipher_all(cipher, start, slots)
+    for i in range(slots.size):
+        slots[i] *= width
+
+
+@serial
+def copy_listed(flat, widths, places, first, slots):
+    """Copy the rows of listed slots to where each part of them goes, from row `first` there on."""
+    never_inline()
+    for i in range(slots.size):
+        at = slots[i]
+        for k in range(widths.size):
+            copy_bytes(advance(flat, at), _byte_at(places[k] + (first + i) * widths[k]), widths[k])
+            at += widths[k]
+
+
 @serial
 def drain(part, parts, window, widths, places, held, key, start, count):
     """Part `part` of `parts` of: copy `count` rows from the number `start` on, in the random order of the first `held`
@@ -107,16 +152,12 @@ def drain(part, parts, window, widths, places, held, key, start, count):
     for first in range(count * part // parts, last, _DRAINED):
         # All are asked for before any is read, so that memory answers them together.
         some = order[: min(_DRAINED, last - first)]
-        encipher_all(cipher, start + first, some)
+        list_drained(cipher, start + first, width, some)
         for i in range(some.size):
             for offset in range(0, width, _LINE):
-                prefetch(flat, some[i] * width + offset)
-            prefetch(flat, some[i] * width + width - 1)
-        for i in range(some.size):
-            at = some[i] * width
-            for k in range(widths.size):
-                copy_bytes(advance(flat, at), _byte_at(places[k] + (first + i) * widths[k]), widths[k])
-                at += widths[k]
+                prefetch(flat, some[i] + offset)
+            prefetch(flat, some[i] + width - 1)
+        copy_listed(flat, widths, places, first, some)
 
 
 @serial

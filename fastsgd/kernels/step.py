@@ -18,11 +18,13 @@ import numpy as np
 from numba import prange
 
 from fastsgd.kernels.crew import next_task, start_tasks
+from fastsgd.kernels.errands import errand_tasks, next_places, run_errand
 from fastsgd.kernels.jit import inlined, parallel, serial, small
 from fastsgd.kernels.linear import gradient_in_place, predicts_in_place, trains_in_place
 from fastsgd.kernels.machine import advance, lanes_of, never_inline, pointer, region_threads
 from fastsgd.kernels.network import (
     BLOCK_ROWS,
+    ERRAND,
     LOSS_PARAMETERS,
     N_LAYERS,
     N_TASKS,
@@ -62,16 +64,20 @@ _PREDICTED_ROWS = 128  # of a task of a prediction, or one block: a task of less
 
 
 @serial
-def start_slab(network, workspace, rates, loss_parameters, threads):
+def start_slab(network, workspace, rates, loss_parameters, threads, errand):
     """Begin a slab, before any worker: no task is taken yet, and what standardizes, the rates and the parameters of the
     loss (both empty for a prediction) are copied to the workspace.
 
-    Blocks, and lanes of tasks, are made for so many threads; the numbers of workers that predict are below it.
+    Blocks, and lanes of tasks, are made for so many threads; the numbers of workers that predict are below it. `errand`
+    (5,) int64, or empty for none, is done between the tasks of the steps (`fastsgd.kernels.errands`).
     """
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers
     start_tasks(numbers)
     numbers[THREADS] = threads
+    numbers[ERRAND] = 0
+    for i in range(errand.size):
+        numbers[ERRAND + i] = errand[i]
     settings = numbers[SETTINGS]
     starts = (numbers[SHIFT], numbers[SCALE], settings + RATE, settings + LOSS_PARAMETERS)
     for start, values in zip(starts, (network.shift, network.scale, rates, loss_parameters)):
@@ -170,6 +176,9 @@ def _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task):
         for begin in range(group_first, group_last, together):
             count = min(together, group_last - begin)
             ahead, expected = _next_rows(arena, cut, start, m, n_rows, task, begin + count, group_last, last)
+            if not (in_place or rows.ordered):
+                errand = advance(arena.numbers, ERRAND)
+                ahead, expected = next_places(errand, worker, arena.numbers[THREADS], count)
             if in_place:
                 if expected < count:
                     ahead = start + begin
@@ -216,7 +225,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
     never_inline()
     arena, rows = _arena(network, workspace), source_rows(source)
     velocity, loss, mode = pointer(state.velocity, 0), state.loss, state.mode
-    sums = pointer(workspace.block_loss, 0)
+    sums, errand = pointer(workspace.block_loss, 0), advance(arena.numbers, ERRAND)
     n_rows, n_weights, threads = source_size(source), arena.numbers[N_TASKS], arena.numbers[THREADS]
     cut = _cut(arena, batch_size)
     end = phase = 0
@@ -227,13 +236,18 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
         if m < batch_size:
             cut = _cut(arena, m)
         if step >= 0:
-            end += cut.tasks
+            others = errand_tasks(errand, step)
+            tasks = others + cut.tasks
+            end += tasks
             phase += 1
             while True:
-                task = next_task(arena.numbers, worker, threads, phase, cut.tasks, end)
+                task = next_task(arena.numbers, worker, threads, phase, tasks, end)
                 if task < 0:
                     break
-                _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task)
+                if task < others:
+                    run_errand(errand, step, task)
+                    continue
+                _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task - others)
         end += n_weights
         phase += 1
         while True:
@@ -254,7 +268,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
 def train_slab(network, state, workspace, source, batch_size, losses):
     """One step for each `batch_size` rows of a slab, the last on what is left; losses[i] := mean loss of batch i."""
     threads = min(workspace.workers, region_threads())
-    start_slab(network, workspace, state.rates, state.loss_parameters, threads)
+    start_slab(network, workspace, state.rates, state.loss_parameters, threads, workspace.numbers[:0])
     for worker in prange(threads):
         train_worker(np.int64(worker), network, state, workspace, source, batch_size, losses)
 
@@ -262,7 +276,7 @@ def train_slab(network, state, workspace, source, batch_size, losses):
 @serial
 def train_slab_serial(network, state, workspace, source, batch_size, losses):
     """The one-thread twin of `train_slab`."""
-    start_slab(network, workspace, state.rates, state.loss_parameters, 1)
+    start_slab(network, workspace, state.rates, state.loss_parameters, 1, workspace.numbers[:0])
     train_worker(np.int64(0), network, state, workspace, source, batch_size, losses)
 
 
@@ -327,7 +341,8 @@ def forward_worker(worker, network, workspace, x, raw, out):
 def forward_slab(network, workspace, x, raw, out):
     """out (rows, n_outputs) := the network's outputs for x (rows, n_in), without the last activation where `raw`."""
     threads = min(workspace.workers, region_threads())
-    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0], threads)
+    nothing = workspace.memory[:0]
+    start_slab(network, workspace, nothing, nothing, threads, workspace.numbers[:0])
     for worker in prange(threads):
         forward_worker(np.int64(worker), network, workspace, x, raw, out)
 
@@ -335,7 +350,8 @@ def forward_slab(network, workspace, x, raw, out):
 @serial
 def forward_slab_serial(network, workspace, x, raw, out):
     """The one-thread twin of `forward_slab`."""
-    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0], 1)
+    nothing = workspace.memory[:0]
+    start_slab(network, workspace, nothing, nothing, 1, workspace.numbers[:0])
     forward_worker(np.int64(0), network, workspace, x, raw, out)
 
 

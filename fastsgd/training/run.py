@@ -223,6 +223,7 @@ class Run:
         self._train_rows()
         record = self._record()
         if self._validation is not None:
+            self._loader.keep_room(None)  # which is to be had for the other data
             found = self._trainer._evaluate(self._validation, self._loader.plan.budget)
             record |= {f"val_{name}": value for name, value in found.items()}
         record = _ordered(record)

@@ -324,8 +324,9 @@ class Trainer:
 
     def _train(self, slab: Slab, batch_size: int) -> NDArray[np.float64]:
         """One step for each batch of a slab; the mean loss of each."""
+        from fastsgd.kernels.errands import NO_ERRAND
         from fastsgd.kernels.sharing import share
-        from fastsgd.kernels.step import start_slab, train_worker
+        from fastsgd.kernels.step import start_slab
         from fastsgd.kernels.threads import Pace, available_threads, worth_threads
 
         arguments = self._arguments(slab, batch_size)
@@ -334,8 +335,11 @@ class Trainer:
         most = min(worth_threads(work, len(losses), available_threads(self.threads)), workspace.workers)
         pace = self._paces.setdefault((batch_size, most), Pace(most))
         threads, begin = pace.threads(), time.perf_counter()
-        start_slab(network, workspace, state.rates, state.loss_parameters, threads)
-        share(train_worker, threads, *arguments)
+        errand = NO_ERRAND if slab.refill is None else slab.refill.errand(threads)
+        start_slab(network, workspace, state.rates, state.loss_parameters, threads, errand)
+        share(_work, threads, slab, *arguments)
+        if slab.refill is not None:
+            slab.refill.did(len(losses))
         pace.did(threads, self._cost_per_row * len(slab), time.perf_counter() - begin)
         self.steps += len(losses)
         return losses  # type: ignore[no-any-return]
@@ -430,6 +434,13 @@ class Trainer:
         skipped = dataset.n_rows - rows
         means = {name: finished(name, total / rows) for name, total in sums.items()}
         return means | ({"skipped": skipped} if skipped else {})
+
+
+def _work(worker: np.int64, slab: Slab, *arguments: Any) -> None:
+    """Train on a slab as one of several threads, keeping the memory that its refill has only addresses of."""
+    from fastsgd.kernels.step import train_worker
+
+    train_worker(worker, *arguments)
 
 
 def _warn_of_clustering(loader: Loader) -> None:

@@ -1,0 +1,112 @@
+"""Rows on their way from files to places in memory, read by compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastsgd.data.blocks import Block, Reader, Rows, Spans, offsets, request_block
+from fastsgd.data.refill import Refill
+from fastsgd.data.runs import STRAIGHT_BYTES, bytes_of, calls_of, is_slow, read_table
+from fastsgd.data.team import Team
+from fastsgd.errors import DataError
+
+if TYPE_CHECKING:
+    from fastsgd.data.loader import Loader
+    from fastsgd.data.readers import Straight
+
+
+class Incoming:
+    """Rows that are asked for.
+
+    Parameters
+    ----------
+    loader : Loader
+    reader : Reader
+        Of its dataset.
+    spans : array (k, 2), int64
+        Ranges of source rows, each in one file.
+    places : Rows
+        Where they go, in their storage dtype.
+
+    Attributes
+    ----------
+    straight : Straight or None
+        What compiled code reads; None where it cannot.
+    """
+
+    def __init__(self, loader: Loader, reader: Reader, spans: Spans, places: Rows) -> None:
+        self._loader = loader
+        self._reader = reader
+        self._spans = spans
+        self._places = places
+        self.straight = reader.straight(spans, places)
+
+    def finish(self, team: Team, refill: Refill | None = None) -> bool:
+        """Read what a refill has not; returns when all rows are in their places, from where the refill may have moved
+        some, and fit to be trained on. Whether they came fast, from memory.
+
+        Raises
+        ------
+        DataError
+            If some are unfit or cannot be read, or a file is no longer as it was.
+        """
+        from fastsgd.kernels.reading import FINITE, SHORT
+
+        outcome, slow = (SHORT, False) if self.straight is None else self._read(self.straight, team, refill)
+        if self.straight is None or outcome == SHORT:
+            self._read_by_block(team, 0 if refill is None else refill.moved)
+            return True
+        self.straight.settle(slow=slow)
+        finite = self._places._asdict() if outcome == FINITE else ()
+        if not self._loader.check.passes(self._places, finite):
+            self._say_what_is_unfit()
+        return not slow
+
+    def _read(self, straight: Straight, team: Team, refill: Refill | None) -> tuple[int, bool]:
+        """Read what a refill has not; returns the least that became of any row, and whether some came slowly."""
+        from fastsgd.kernels.reading import FINITE, SHORT
+
+        outcome, slow, read = (FINITE, False, 0) if refill is None else (refill.outcome, refill.is_slow, refill.read)
+        left = straight.after(read)
+        while len(left) and outcome != SHORT:
+            team.go_on()
+            ends = np.cumsum(bytes_of(left))
+            some = left[: max(1, int(np.searchsorted(ends, STRAIGHT_BYTES, side="right")))]
+            outcomes, seconds = read_table(some, team.together, self._loader.threads(), self._places)
+            self._loader.spent.add(reading=seconds)
+            slow |= is_slow(int(ends[len(some) - 1]), calls_of(some), seconds)
+            outcome = min(outcome, *outcomes)
+            left = left[len(some) :]
+        return outcome, slow
+
+    def _read_by_block(self, team: Team, first: int) -> None:
+        """Read the rows from the place `first` on in Python, which says why where it cannot."""
+        starts = offsets(self._spans)[:-1]
+        passed = np.clip(first - starts, 0, self._spans[:, 1] - self._spans[:, 0])
+        spans = self._spans + np.column_stack([passed, np.zeros_like(passed)])
+        at = first
+        for rows in self._rows(spans):
+            team.go_on()
+            for part, out in zip(rows.parts(), self._places.cut(at, at + len(rows.x)).parts(), strict=True):
+                np.copyto(out, part)
+            at += len(rows.x)
+            self._reader.give_back(rows)
+
+    def _rows(self, spans: Spans) -> Iterator[Rows]:
+        """The rows of each range, checked."""
+        for span in spans[spans[:, 0] < spans[:, 1]]:
+            block = Block(span.reshape(1, 2))
+            yield request_block(self._reader, block, partial(self._loader.check, block))()
+
+    def _say_what_is_unfit(self) -> None:
+        """Read all again to other places, as the check of a block names the first value that is unfit."""
+        for _ in self._rows(self._spans):
+            pass
+        raise DataError(
+            f"{self._loader.dataset}: values changed while they were read; make the dataset again, when nothing writes "
+            "to its files any more"
+        )

@@ -1,0 +1,356 @@
+"""Slabs that training's threads fill while they train on the slab before: the same rows, however much they get done."""
+
+import ctypes
+import gc
+import os
+from contextlib import closing
+from itertools import product
+
+import h5py
+import numpy as np
+import pytest
+from data_files import ChunkByChunk, features_of, numbers_of
+
+import fastsgd.data.incoming as incoming_module
+import fastsgd.data.readers as readers_module
+import fastsgd.data.refill as refill_module
+import fastsgd.data.stream as stream_module
+from fastsgd import SGD, Checkpoint, Dense, Sequential, Trainer
+from fastsgd.data.loader import Loader
+from fastsgd.errors import DataError
+from fastsgd.kernels.sharing import keep_threads, share
+
+ROWS, CHUNK, BATCH = 3000, 50, 16
+MEMORY = "60kB"
+FUNCTION, ARGUMENT, EVERY, TASKS, BEFORE = range(5)
+
+
+@pytest.fixture(autouse=True)
+def small_turns(monkeypatch):
+    """Of a few rows each, as slabs are small."""
+    monkeypatch.setattr(refill_module, "_TURN_BYTES", 100)
+
+
+def write(folder, *, files=1, dtype=np.float32, change=lambda numbers, parts: None, **options):
+    """Rows that hold their numbers, in so many files; `change` may spoil them."""
+    paths = []
+    for index, numbers in enumerate(np.array_split(np.arange(ROWS), files)):
+        parts = {"X": features_of(numbers).astype(dtype), "y": -numbers.astype(dtype), "w": (numbers / 2).astype(dtype)}
+        change(numbers, parts)
+        paths.append(folder / f"part{index}.h5")
+        with h5py.File(paths[-1], "w") as file:
+            for name, part in parts.items():
+                file.create_dataset(name, data=part, chunks=(CHUNK, *part.shape[1:]), **options)
+    return ChunkByChunk(paths, "X", "y", weight="w")
+
+
+def train_on(slab, batches, threads):
+    """What training of so many batches does for the next slab."""
+    errand = slab.refill.errand(threads)
+    if len(errand):
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(int(errand[FUNCTION]))
+        for step in range(int(errand[BEFORE]), int(errand[BEFORE]) + batches):
+            if step % errand[EVERY] == 0:
+                turn, tasks = step // errand[EVERY], int(errand[TASKS])
+                # Those of a turn in any order, and at the same time.
+                share(lambda task, turn=turn, tasks=tasks: call(errand[ARGUMENT], turn, tasks - 1 - task), tasks)
+    slab.refill.did(batches)
+
+
+def rows_of(loader, start=0, *, done=lambda number, batches: [batches], threads=2, found=None):
+    """The rows of an epoch, put into `found`; `done` says for each slab's number how many batches are trained on in
+    each of its pieces, before the rest is left to be done."""
+    found = [] if found is None else found
+    with closing(loader.epoch(0, start)) as slabs, keep_threads():
+        for number, slab in enumerate(slabs):
+            if slab.refill is not None:
+                for batches in done(number, loader.batches(len(slab))):
+                    train_on(slab, batches, threads)
+            found.append((slab.x.copy(), slab.y.copy(), slab.weight.copy()))
+    return found
+
+
+def loader_of(dataset, *, batch_size=BATCH, memory=MEMORY, **options):
+    return Loader(dataset, batch_size=batch_size, memory=memory, takes_turns=True, **options)
+
+
+def plainly(dataset, monkeypatch, **options):
+    """The numbers of the rows as slabs are filled one after the other."""
+    with monkeypatch.context() as patch:
+        patch.setattr(stream_module, "may_overlap", lambda loader, reader: False)
+        return numbers_of(rows_of(loader_of(dataset, **options)))
+
+
+AMOUNTS = {
+    "all": lambda number, batches: [batches],
+    "none": lambda number, batches: [],
+    "some": lambda number, batches: [number * 5 % (batches + 1)],
+    "in pieces": lambda number, batches: [1, batches // 2, batches - 1 - batches // 2],
+}
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("amount", AMOUNTS)
+@pytest.mark.parametrize("threads", [1, 2, 3, 6, 16])
+def test_rows_are_those_of_slabs_that_are_filled_one_after_the_other(tmp_path, monkeypatch, shuffle, amount, threads):
+    dataset = write(tmp_path)
+    wanted = plainly(dataset, monkeypatch, shuffle=shuffle)
+    assert len(wanted) == ROWS
+    found = rows_of(loader_of(dataset, shuffle=shuffle), done=AMOUNTS[amount], threads=threads)
+    assert len(found) > 5
+    np.testing.assert_array_equal(numbers_of(found), wanted)
+
+
+@pytest.mark.parametrize("files", [1, 3, 40])
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+@pytest.mark.parametrize("looks", [False, True])
+def test_whatever_files_and_batches(tmp_path, monkeypatch, files, batch_size, looks):
+    dataset = write(tmp_path, files=files)
+    options = {"batch_size": batch_size, "check_target": (lambda y: None) if looks else None}
+    wanted = plainly(dataset, monkeypatch, **options)
+    np.testing.assert_array_equal(numbers_of(rows_of(loader_of(dataset, **options))), wanted)
+
+
+def test_of_more_files_than_may_be_open_some_rows_come_otherwise(tmp_path, monkeypatch):
+    dataset = write(tmp_path, files=40)
+    wanted = plainly(dataset, monkeypatch)
+    monkeypatch.setattr(readers_module, "OPEN_FILES", 3)
+    np.testing.assert_array_equal(numbers_of(rows_of(loader_of(dataset))), wanted)
+
+
+def test_a_turn_may_swap_a_row_that_the_turn_before_swapped(tmp_path, monkeypatch):
+    """A window of few slots, which rows of a turn, and of the next, meet in."""
+    monkeypatch.setattr(refill_module, "_TURN_BYTES", 600)
+    dataset = write(tmp_path)
+    options = {"memory": "12kB", "batch_size": 8}
+    loader = loader_of(dataset, **options)
+    assert loader.plan.window_rows < 300
+    np.testing.assert_array_equal(numbers_of(rows_of(loader)), plainly(dataset, monkeypatch, **options))
+
+
+@pytest.mark.parametrize("start", [1, 777, 2500, 2999, ROWS])
+def test_an_epoch_is_gone_on_with_at_any_row(tmp_path, start):
+    loader = loader_of(write(tmp_path))
+    wanted = numbers_of(rows_of(loader))[start:]
+    found = rows_of(loader, start=start)
+    np.testing.assert_array_equal(numbers_of(found) if found else [], wanted)
+
+
+def test_of_what_dtypes_and_sources(tmp_path, monkeypatch):
+    """Others are filled one after the other."""
+    seen = []
+    monkeypatch.setattr(stream_module, "Overlap", lambda *arguments: seen.append(1) or overlap(*arguments))
+    for name, dtype, options, overlaps in [
+        ("single", np.float32, {}, True),
+        ("double", np.float64, {}, False),
+        ("packed", np.float32, {"compression": "gzip"}, False),
+    ]:
+        (tmp_path / name).mkdir()
+        dataset = write(tmp_path / name, dtype=dtype, **options)
+        seen.clear()
+        assert len(numbers_of(rows_of(loader_of(dataset)))) == ROWS
+        assert bool(seen) == overlaps, name
+    found = rows_of(loader_of(write(tmp_path, dtype=np.float64), dtype=np.float64))
+    assert seen == [1]
+    assert np.concatenate([x for x, _, _ in found]).dtype == np.float64
+
+
+overlap = stream_module.Overlap
+
+
+@pytest.mark.parametrize("amount", ["all", "none"])
+@pytest.mark.parametrize("part", ["X", "y", "w"])
+def test_a_value_that_is_not_finite_is_named(tmp_path, amount, part):
+    def spoil(numbers, parts):
+        parts[part][numbers == 1234] = np.nan
+
+    loader = loader_of(write(tmp_path, change=spoil))
+    with pytest.raises(DataError, match=rf"part0\.h5: dataset '{part}', row 1234, column 0 is nan"):
+        rows_of(loader, done=AMOUNTS[amount])
+    with pytest.raises(DataError, match="row 1234"):
+        rows_of(loader, done=AMOUNTS[amount])
+
+
+def test_a_target_that_does_not_suit_is_named_when_its_row_comes(tmp_path, monkeypatch):
+    """Which may be long before it goes out, of those that do so last."""
+    dataset, went_out = write(tmp_path), []
+    for bad in plainly(dataset, monkeypatch)[-12:]:
+
+        def check(y, bad=bad):
+            wrong = np.flatnonzero(y[:, 0] == -bad)
+            return (int(wrong[0]), "it is bad") if len(wrong) else None
+
+        came = []
+        with pytest.raises(DataError, match=rf"dataset 'y', row {bad}, column 0: it is bad"):
+            rows_of(loader_of(dataset, check_target=check), found=came)
+        went_out.append(sum(len(x) for x, _, _ in came))
+    assert min(went_out) < ROWS // 4
+    assert ROWS // 4 < max(went_out) < ROWS - 12
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_file_that_is_cut_short_meanwhile(tmp_path, monkeypatch, back):
+    """What cannot be read is read once more; a file that is whole again by then, and says that it never changed, gives
+    the rows that it always had."""
+    dataset = write(tmp_path)
+    path = dataset.paths[0]
+    wanted = plainly(dataset, monkeypatch)
+    with open(path, "rb") as file:
+        content = file.read()
+    times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
+    found, loader = [], loader_of(dataset)
+
+    def go():
+        with closing(loader.epoch(0)) as slabs, keep_threads():
+            for number, slab in enumerate(slabs):
+                if slab.refill is not None and number == 1:
+                    train_on(slab, 2, 2)
+                    os.truncate(path, len(content) // 3)
+                    train_on(slab, loader.batches(len(slab)) - 2, 2)
+                    assert slab.refill.outcome == 0
+                    assert 0 < slab.refill.moved <= slab.refill.read
+                    if back:
+                        with open(path, "r+b") as file:
+                            file.write(content)
+                        os.utime(path, ns=times)
+                found.append((slab.x.copy(), slab.y.copy(), slab.weight.copy()))
+
+    if back:
+        go()
+        np.testing.assert_array_equal(numbers_of(found), wanted)
+    else:
+        with pytest.raises(DataError, match="has changed: it was cut short"):
+            go()
+
+
+def test_what_comes_slowly_is_not_for_threads_that_train(tmp_path, monkeypatch):
+    loader = loader_of(write(tmp_path))
+    slow = [True]
+    monkeypatch.setattr(incoming_module, "is_slow", lambda *_: slow[0])
+    offered = []
+    with closing(loader.epoch(0)) as slabs, keep_threads():
+        for number, slab in enumerate(slabs):
+            offered.append(slab.refill is not None)
+            slow[0] = number < 2
+    assert offered[:3] == [False] * 3
+    assert all(offered[4:-1])
+
+
+def test_what_a_disk_gives_slowly_while_others_train_is_noticed(tmp_path, monkeypatch):
+    loader = loader_of(write(tmp_path))
+    offered = []
+    with closing(loader.epoch(0)) as slabs, keep_threads():
+        for number, slab in enumerate(slabs):
+            offered.append(slab.refill is not None)
+            if slab.refill is not None:
+                train_on(slab, loader.batches(len(slab)), 2)
+            monkeypatch.setattr(refill_module, "is_slow", lambda *_, number=number: number == 1)
+    assert offered[:4] == [True, True, False, True]
+
+
+def test_memory_is_kept_for_the_next_epoch_until_others_need_it(tmp_path):
+    loader = loader_of(write(tmp_path))
+
+    def places():
+        return {slab.x.__array_interface__["data"][0] for slab in loader.epoch(0)}
+
+    first = places()
+    assert len(first) == 2
+    assert places() == first
+    room = loader.take_room()
+    assert {slab.x.__array_interface__["data"][0] for slab in room.slabs} == first
+    assert loader.take_room() is not room
+    slabs = loader.epoch(0)
+    next(slabs)  # two epochs at once have memory of their own
+    assert len(numbers_of(rows_of(loader))) == ROWS
+    slabs.close()
+    loader.keep_room(room)
+    assert places() == first
+    loader.keep_room(None)
+    del room
+    gc.collect()
+    assert loader._room is None
+
+
+def test_room_is_no_more_than_is_planned(tmp_path):
+    for memory, looks in product(["20kB", "60kB", "100kB"], [None, lambda y: None]):
+        loader = loader_of(write(tmp_path), memory=memory, check_target=looks)
+        room = loader.take_room()
+        arrays = [room.window, room.targets, *(part for slab in room.slabs for part in (slab.x, slab.y, slab.weight))]
+        assert sum(array.nbytes for array in arrays) <= loader.plan.total_bytes
+        assert len(room.slabs[0]) >= loader.plan.slab_rows
+        assert len(room.slabs[0]) % BATCH == 0
+
+
+def losses(history):
+    return [one["loss"] for one in history.epochs]
+
+
+class TestTraining:
+    """The same with a real trainer, on two threads."""
+
+    @staticmethod
+    def trainer(loss="mse"):
+        last = Dense(4) if loss.startswith("sparse") else Dense(1)
+        return Trainer(Sequential([Dense(32, "tanh"), last], seed=1), SGD(1e-3, momentum=0.5), loss, threads=2)
+
+    @staticmethod
+    def data(folder):
+        rng = np.random.default_rng(0)
+        with h5py.File(folder / "t.h5", "w") as file:
+            for name, part in {
+                "X": rng.normal(size=(20_000, 6)).astype(np.float32),
+                "y": rng.integers(0, 4, 20_000).astype(np.float32),
+            }.items():
+                file.create_dataset(name, data=part, chunks=(500, *part.shape[1:]))
+        return ChunkByChunk(folder / "t.h5", "X", "y")
+
+    @pytest.fixture(autouse=True)
+    def in_turns(self, monkeypatch):
+        monkeypatch.setattr(Trainer, "_takes_turns", lambda self, *_: True)
+
+    @pytest.mark.parametrize("loss", ["mse", "sparse_categorical_crossentropy"])
+    def test_the_same_bits(self, tmp_path, monkeypatch, loss):
+        dataset, found = self.data(tmp_path), []
+        for overlaps in (True, False):
+            with monkeypatch.context() as patch:
+                if not overlaps:
+                    patch.setattr(stream_module, "may_overlap", lambda loader, reader: False)
+                trainer = self.trainer(loss)
+                history = trainer.fit(
+                    dataset, epochs=3, batch_size=64, memory="300kB", validation=dataset, progress=False
+                )
+            found.append(
+                ([(one["loss"], one["val_loss"]) for one in history.epochs], trainer.model.network.parameters.tobytes())
+            )
+        assert found[0] == found[1]
+
+    def test_memory_is_not_kept_while_other_data_are_looked_at(self, tmp_path, monkeypatch):
+        dataset, loaders, kept = self.data(tmp_path), [], []
+        make, evaluate = Trainer._loader, Trainer._evaluate
+
+        def seen(self, *arguments, **options):
+            loaders.append(make(self, *arguments, **options))
+            return loaders[-1]
+
+        monkeypatch.setattr(Trainer, "_loader", seen)
+        monkeypatch.setattr(Trainer, "_evaluate", lambda *some: kept.append(loaders[0]._room) or evaluate(*some))
+        options = {"epochs": 2, "batch_size": 64, "memory": "300kB", "progress": False}
+        self.trainer().fit(dataset, validation=dataset, **options)
+        assert kept == [None, None]
+        loaders.clear()
+        self.trainer().fit(dataset, **options)
+        assert loaders[0]._room is not None
+
+    def test_it_goes_on_from_a_checkpoint_in_the_middle(self, tmp_path):
+        dataset, options = self.data(tmp_path), {"epochs": 2, "batch_size": 64, "memory": "300kB", "progress": False}
+        whole, part = self.trainer(), self.trainer()
+        wanted = losses(whole.fit(dataset, **options))
+        settings = Checkpoint(tmp_path / "c", every_steps=97, keep=100)
+        part.fit(dataset, checkpoint=settings, **options)
+        assert part.model.network.parameters.tobytes() == whole.model.network.parameters.tobytes()
+        for step in sorted((tmp_path / "c").iterdir())[-4:]:
+            step.unlink()
+        again = self.trainer()
+        assert losses(again.fit(dataset, checkpoint=settings, resume=True, **options)) == wanted
+        assert again.model.network.parameters.tobytes() == whole.model.network.parameters.tobytes()
