@@ -272,9 +272,19 @@ def test_memory_is_kept_for_the_next_epoch_until_others_need_it(tmp_path):
     assert loader._room is None
 
 
+def test_a_single_slab_where_rows_are_more_work_than_training(tmp_path, monkeypatch):
+    dataset = write(tmp_path)
+    loader = loader_of(dataset, fills_between=False)
+    (slab,) = loader.take_room().slabs
+    assert len(slab) > len(loader_of(dataset).take_room().slabs[0])
+    with closing(loader.epoch(0)) as slabs, keep_threads():
+        assert all(slab.refill is None for slab in slabs)
+    np.testing.assert_array_equal(numbers_of(rows_of(loader)), plainly(dataset, monkeypatch))
+
+
 def test_room_is_no_more_than_is_planned(tmp_path):
-    for memory, looks in product(["20kB", "60kB", "100kB"], [None, lambda y: None]):
-        loader = loader_of(write(tmp_path), memory=memory, check_target=looks)
+    for memory, looks, between in product(["20kB", "60kB", "100kB"], [None, lambda y: None], [False, True]):
+        loader = loader_of(write(tmp_path), memory=memory, check_target=looks, fills_between=between)
         room = loader.take_room()
         arrays = [room.window, room.targets, *(part for slab in room.slabs for part in (slab.x, slab.y, slab.weight))]
         assert sum(array.nbytes for array in arrays) <= loader.plan.total_bytes

@@ -54,11 +54,11 @@ def checked_batch_size(batch_size: int) -> int:
 
 
 class Room(NamedTuple):
-    """Memory of an epoch that is streamed: window (slots, bytes of a row), two slabs, and targets (rows, n_targets) of
-    one of them, or (rows, 0) where nobody looks at them."""
+    """Memory of an epoch that is streamed: window (slots, bytes of a row), slabs to be filled in turns, and targets
+    (rows, n_targets) of one of them, or (rows, 0) where nobody looks at them."""
 
     window: NDArray[np.uint8]
-    slabs: tuple[Slab, Slab]
+    slabs: list[Slab]
     targets: NDArray[Any]
 
 
@@ -89,6 +89,8 @@ class Loader:
     takes_turns : bool
         Whether rows are read and moved only while the consumer waits for them, by its threads; what is to be decoded
         is, by others, meanwhile.
+    fills_between : bool
+        Whether the consumer's threads may fill a slab between their tasks for the one before, where it takes turns.
 
     Attributes
     ----------
@@ -122,6 +124,7 @@ class Loader:
         threads: int | None = None,
         takes_order: bool = False,
         takes_turns: bool = False,
+        fills_between: bool = True,
     ) -> None:
         batch_size = checked_batch_size(batch_size)
         if np.dtype(dtype) not in (np.float32, np.float64):
@@ -136,6 +139,7 @@ class Loader:
         self._threads = threads
         self._takes_order = takes_order
         self.takes_turns = takes_turns
+        self.fills_between = fills_between
         self.batch_size = min(batch_size, dataset.n_rows)
         self._slab_limit = slab_limit
         self._room: Room | None = None
@@ -226,15 +230,17 @@ class Loader:
         return room or self._new_room()
 
     def _new_room(self) -> Room:
-        """Two slabs to be filled in turns have the memory of all, and of the blocks that would be read ahead."""
+        """Two slabs, of which one is filled while the other is trained on, or a single one have the memory of all, and
+        of the blocks that would be read ahead."""
         dataset, plan, limit = self.dataset, self.plan, self._slab_limit or self.dataset.n_rows
         of_targets = dataset.n_targets if self.check.looks_at_targets else 0
         memory = plan.slab_bytes + (1 + plan.blocks_ahead) * dataset.block_bytes(self.blocks.widest)
-        rows = min(memory // (2 * dataset.row_bytes + of_targets * self.dtype.itemsize), limit, dataset.n_rows)
+        slabs = 2 if self.fills_between else 1
+        rows = min(memory // (slabs * dataset.row_bytes + of_targets * self.dtype.itemsize), limit, dataset.n_rows)
         rows = max(plan.slab_rows, rows // self.batch_size * self.batch_size)
         return Room(
             np.empty((plan.window_rows, dataset.row_bytes), np.uint8),
-            (self.empty_slab(rows), self.empty_slab(rows)),
+            [self.empty_slab(rows) for _ in range(slabs)],
             np.empty((rows, of_targets), self.dtype),
         )
 

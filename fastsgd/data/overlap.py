@@ -2,7 +2,8 @@
 
 Where rows lie in files as they do in memory, nothing but compiled code is needed to bring them: each is read to its
 place in a slab, and swapped there with one of the window. That is work for the moments in which training waits for
-memory, or for its own threads. How many rows go which way is known from the start, as none is left out.
+memory, or for its own threads; where training is less work than that, its threads bring the rows when it has ended.
+How many rows go which way is known from the start, as none is left out.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Overlap:
         loader, slabs, ready, batches = self._loader, self._room.slabs, None, 0
         size = len(slabs[0])
         for number, first in enumerate(range(self._start, loader.dataset.n_rows, size)):
-            slab = slabs[number % 2].first(min(size, loader.dataset.n_rows - first))
+            slab = slabs[number % len(slabs)].first(min(size, loader.dataset.n_rows - first))
             filling = self._begin(slab, first, batches)
             if ready is not None:
                 yield replace(ready, refill=filling.refill)
@@ -130,15 +131,20 @@ class Overlap:
             # Targets are looked at when all are read; by then some are swapped, and so must not lie where they go to.
             places = places._replace(y=self._room.targets[:coming])
         incoming = self._incoming(self._held + first, self._held + first + coming, places) if coming else None
-        filling = _Filling(slab, first, incoming, places, None)
-        if not batches or not self._fast or (incoming is not None and incoming.straight is None):
-            return filling
+        return _Filling(slab, first, incoming, places, self._refill(incoming, places, outs, first, batches))
+
+    def _refill(self, incoming: Incoming | None, places: Rows, outs: Rows, first: int, batches: int) -> Refill | None:
+        """How that is done while so many batches are trained on; None where it is not."""
+        window, straight = self._window, None if incoming is None else incoming.straight
+        if not (batches and self._fast and self._loader.fills_between) or (incoming is not None and straight is None):
+            return None
         move = None
-        if window is not None:
-            move = window.swapping(places, outs) if coming else window.draining(first - self._swapped, outs)
-        straight = None if incoming is None else incoming.straight
-        refill = Refill(coming or len(slab), self._loader, straight, move, batches, self._read_later)
-        return filling._replace(refill=refill)
+        if window is not None and incoming is not None:
+            move = window.swapping(places, outs)
+        elif window is not None:
+            move = window.draining(first - self._swapped, outs)
+        rows = len(outs.x if incoming is None else places.x)
+        return Refill(rows, self._loader, straight, move, batches, self._read_later)
 
     def _finish(self, filling: _Filling) -> None:
         """Do what is left to be done."""

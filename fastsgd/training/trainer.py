@@ -261,6 +261,7 @@ class Trainer:
             threads=self.threads,
             takes_order=True,
             takes_turns=self._takes_turns(dataset, batch_size, slab_limit),
+            fills_between=not self._is_light(dataset),
             **options,
         )
 
@@ -277,8 +278,12 @@ class Trainer:
         computing = worth_threads(
             self._cost_per_row * batch_size, slab_rows / batch_size, available_threads(self.threads)
         )
-        is_light = not dataset.decodes() and self._cost_per_row < _OPERATIONS_TO_BRING_A_BYTE * dataset.row_bytes
+        is_light = not dataset.decodes() and self._is_light(dataset)
         return cores > 1 and (computing >= cores or (is_light and available_threads(self.threads) >= cores))
+
+    def _is_light(self, dataset: Dataset) -> bool:
+        """Whether to train on rows is less work than to bring them."""
+        return self._cost_per_row < _OPERATIONS_TO_BRING_A_BYTE * dataset.row_bytes
 
     @property
     def _cost_per_row(self) -> float:
