@@ -99,7 +99,7 @@ class HDF5Reader:
         outs = {name: part for name, part in places._asdict().items() if part is not None}
         tables, opened = list[NDArray[np.int64]](), list[tuple[int, OpenFile, list[Direct]]]()
         for number in sorted(numbers):
-            own = files == number
+            own = files == number if len(numbers) > 1 else slice(None)
             with _explained(self._dataset, number, int(ranges[own].min()), int(ranges[own].max())):
                 file = self._file(number)
                 sources = file.straight(outs)

@@ -106,7 +106,7 @@ class Part(NamedTuple):
     """m rows of a batch on their way, the first by its number in the batch, in the slab's order and in the workspace.
 
     On the way memory is asked for `expected` rows that come in the order from `ahead` on; where rows are read in place,
-    for m of them.
+    for m of them; and for `listed` places of an errand, whose numbers lie at the address `places`.
     """
 
     row: int
@@ -115,6 +115,8 @@ class Part(NamedTuple):
     m: int
     ahead: int
     expected: int
+    places: int
+    listed: int
 
 
 @inlined
@@ -156,6 +158,14 @@ def _prefetch_rows(rows, width, order, first, m):
         prefetch(rows, at + width - 1)
 
 
+@serial
+def _prefetch_run(rows, first, last):
+    """Ask memory for the elements first to last, which lie one after the other."""
+    never_inline()
+    for offset in range(first, last, 16):
+        prefetch(rows, offset)
+
+
 @inlined
 def expect_rows(rows, position, m, with_inputs):
     """Ask memory for the m rows from `position` in the order on, where one is given: those in their own order come by
@@ -170,13 +180,16 @@ def expect_rows(rows, position, m, with_inputs):
 
 @small
 def _expect_part(arena, rows, part, turn, turns):
-    """Ask memory for the rows of turn `turn` of `turns` among those that a part expects: all of them at once would wait
-    for one another, and the products for them."""
+    """Ask memory for turn `turn` of `turns` of the rows that a part expects, and of the places of an errand: all of them
+    at once would wait for one another, and the products for them."""
     first, last = part.expected * turn // turns, part.expected * (turn + 1) // turns
     if last > first and rows.ordered:
         expect_rows(rows, part.ahead + first, last - first, True)
     elif last > first:
-        expect_places(advance(arena.numbers, ERRAND), part.ahead, first, last)
+        _prefetch_run(rows.x, (part.ahead + first) * rows.n_in, (part.ahead + last) * rows.n_in)
+    first, last = part.listed * turn // turns, part.listed * (turn + 1) // turns
+    if last > first:
+        expect_places(advance(arena.numbers, ERRAND), part.places, first, last)
 
 
 @serial

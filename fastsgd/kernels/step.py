@@ -176,15 +176,14 @@ def _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task):
         for begin in range(group_first, group_last, together):
             count = min(together, group_last - begin)
             ahead, expected = _next_rows(arena, cut, start, m, n_rows, task, begin + count, group_last, last)
-            if not (in_place or rows.ordered):
-                errand = advance(arena.numbers, ERRAND)
-                ahead, expected = next_places(errand, worker, arena.numbers[THREADS], count)
+            errand = advance(arena.numbers, ERRAND)
+            places, listed = next_places(errand, worker, arena.numbers[THREADS], 0 if in_place else count)
             if in_place:
                 if expected < count:
                     ahead = start + begin
                 expect_rows(rows, ahead, count, False)
             at = 0 if cut.group > 0 else begin
-            part = Part(begin, start + begin, at, count, ahead, expected)
+            part = Part(begin, start + begin, at, count, ahead, expected, places, listed)
             rows_pass(arena, rows, job, part)
             if in_place:
                 gradient_in_place(arena, rows, part, gradient, begin == group_first)
@@ -333,7 +332,7 @@ def forward_worker(worker, network, workspace, x, raw, out):
             for first in range(begin, last, block):
                 m = min(block, last - first)
                 ahead = first + m if first + 2 * m <= n_rows else first
-                forward(arena, rows, Part(first, first, at, m, ahead, 0), in_place, raw)
+                forward(arena, rows, Part(first, first, at, m, ahead, 0, 0, 0), in_place, raw)
                 _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
 
 
