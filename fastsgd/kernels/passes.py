@@ -180,8 +180,8 @@ def expect_rows(rows, position, m, with_inputs):
 
 @small
 def _expect_part(arena, rows, part, turn, turns):
-    """Ask memory for turn `turn` of `turns` of the rows that a part expects, and of the places of an errand: all of them
-    at once would wait for one another, and the products for them."""
+    """Ask memory for turn `turn` of `turns` of the rows that a part expects, and of the places of an errand: all of
+    them at once would wait for one another, and the products for them."""
     first, last = part.expected * turn // turns, part.expected * (turn + 1) // turns
     if last > first and rows.ordered:
         expect_rows(rows, part.ahead + first, last - first, True)
