@@ -2,7 +2,9 @@
 
 import ctypes
 import gc
+import itertools
 import os
+import weakref
 from contextlib import closing
 from itertools import product
 
@@ -12,11 +14,14 @@ import pytest
 from data_files import ChunkByChunk, features_of, numbers_of
 
 import fastsgd.data.incoming as incoming_module
+import fastsgd.data.loader as loader_module
 import fastsgd.data.readers as readers_module
 import fastsgd.data.refill as refill_module
 import fastsgd.data.stream as stream_module
+import fastsgd.data.transfer as transfer_module
 from fastsgd import SGD, Checkpoint, Dense, Sequential, Trainer
 from fastsgd.data.loader import Loader
+from fastsgd.data.order import block_order
 from fastsgd.errors import DataError
 from fastsgd.kernels.sharing import keep_threads, share
 
@@ -70,8 +75,10 @@ def rows_of(loader, start=0, *, done=lambda number, batches: [batches], threads=
     return found
 
 
-def loader_of(dataset, *, batch_size=BATCH, memory=MEMORY, **options):
-    return Loader(dataset, batch_size=batch_size, memory=memory, takes_turns=True, **options)
+def loader_of(dataset, *, batch_size=BATCH, memory=MEMORY, fills_between=True, **options):
+    return Loader(
+        dataset, batch_size=batch_size, memory=memory, takes_turns=True, fills_between=fills_between, **options
+    )
 
 
 def plainly(dataset, monkeypatch, **options):
@@ -188,56 +195,128 @@ def test_a_target_that_does_not_suit_is_named_when_its_row_comes(tmp_path, monke
     assert ROWS // 4 < max(went_out) < ROWS - 12
 
 
-@pytest.mark.parametrize("back", [False, True])
-def test_a_file_that_is_cut_short_meanwhile(tmp_path, monkeypatch, back):
-    """What cannot be read is read once more; a file that is whole again by then, and says that it never changed, gives
-    the rows that it always had."""
-    dataset = write(tmp_path)
-    path = dataset.paths[0]
-    wanted = plainly(dataset, monkeypatch)
+def go_with_a_cut(dataset, *, back, found, **options):
+    """An epoch in which the file is cut short after two batches of the second slab, and, if it comes `back`, is whole
+    again before the rest is read, and says that it never changed."""
+    path, loader = dataset.paths[0], loader_of(dataset, **options)
     with open(path, "rb") as file:
         content = file.read()
     times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
-    found, loader = [], loader_of(dataset)
+    with closing(loader.epoch(0)) as slabs, keep_threads():
+        for number, slab in enumerate(slabs):
+            if slab.refill is not None and number == 1:
+                train_on(slab, 2, 2)
+                os.truncate(path, len(content) // 3)
+                train_on(slab, loader.batches(len(slab)) - 2, 2)
+                assert slab.refill.outcome == 0
+                assert 0 < slab.refill.moved <= slab.refill.read
+                if back:
+                    with open(path, "r+b") as file:
+                        file.write(content)
+                    os.utime(path, ns=times)
+            found.append((slab.x.copy(), slab.y.copy(), slab.weight.copy()))
 
-    def go():
-        with closing(loader.epoch(0)) as slabs, keep_threads():
-            for number, slab in enumerate(slabs):
-                if slab.refill is not None and number == 1:
-                    train_on(slab, 2, 2)
-                    os.truncate(path, len(content) // 3)
-                    train_on(slab, loader.batches(len(slab)) - 2, 2)
-                    assert slab.refill.outcome == 0
-                    assert 0 < slab.refill.moved <= slab.refill.read
-                    if back:
-                        with open(path, "r+b") as file:
-                            file.write(content)
-                        os.utime(path, ns=times)
-                found.append((slab.x.copy(), slab.y.copy(), slab.weight.copy()))
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_file_that_is_cut_short_meanwhile(tmp_path, monkeypatch, back):
+    """What cannot be read is read once more."""
+    dataset = write(tmp_path)
+    wanted, found = plainly(dataset, monkeypatch), []
     if back:
-        go()
+        go_with_a_cut(dataset, back=True, found=found)
         np.testing.assert_array_equal(numbers_of(found), wanted)
     else:
         with pytest.raises(DataError, match="has changed: it was cut short"):
-            go()
+            go_with_a_cut(dataset, back=False, found=found)
+
+
+def incoming_numbers(loader, first, count):
+    """The numbers of some rows in the order in which they come."""
+    order = block_order(len(loader.blocks), loader.seed, 0)
+    return np.concatenate([np.arange(*loader.blocks[index].spans[0]) for index in order])[first : first + count]
+
+
+@pytest.mark.parametrize("place", [0, 5, 20])
+@pytest.mark.parametrize("part", ["X", "y", "label"])
+def test_rows_that_were_swapped_before_a_read_fell_short_are_looked_at_too(tmp_path, part, place):
+    (tmp_path / "sound").mkdir()
+    loader = loader_of(write(tmp_path / "sound"))
+    bad = incoming_numbers(loader, loader.plan.window_rows + 2 * len(loader.take_room().slabs[0]), 40)[place]
+
+    def spoil(numbers, parts):
+        if part != "label":
+            parts[part][numbers == bad] = np.nan
+
+    def check(y):
+        wrong = np.flatnonzero(y[:, 0] == -bad)
+        return (int(wrong[0]), "it is bad") if len(wrong) and part == "label" else None
+
+    found = []
+    with pytest.raises(DataError, match=f"dataset '{part[0] if part == 'X' else 'y'}', row {bad}, column 0"):
+        go_with_a_cut(write(tmp_path, change=spoil), back=True, found=found, check_target=check)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_memory_that_threads_write_to_lives_as_long_as_what_tells_them(tmp_path, shuffle):
+    loader = loader_of(write(tmp_path), shuffle=shuffle)
+    room = loader.take_room()
+    loader.keep_room(room)
+    places = [weakref.ref(part) for part in (room.slabs[0].x, room.slabs[0].y, room.slabs[0].weight)]
+    slabs = loader.epoch(0)
+    next(slabs)
+    refill = next(slabs).refill  # of the third, which takes the first one's place
+    slabs.close()
+    del room, slabs, loader
+    gc.collect()
+    assert refill is not None
+    assert all(place() is not None for place in places)
+    del refill
+    gc.collect()
+    assert not any(place() is not None for place in places)
+
+
+def test_what_keeps_a_slab_from_being_asked_for_comes_after_the_one_before(tmp_path, monkeypatch):
+    begin, numbers, came = overlap._begin, itertools.count(), []
+
+    def some(self, *arguments):
+        if next(numbers) == 4:
+            raise DataError("no more")
+        return begin(self, *arguments)
+
+    monkeypatch.setattr(overlap, "_begin", some)
+    with pytest.raises(DataError, match="no more"):
+        rows_of(loader_of(write(tmp_path)), found=came)
+    assert len(came) == 4
+
+
+def test_large_batches_have_a_single_slab(tmp_path, monkeypatch):
+    """Places of as many rows are not listed; rows in their own order have none."""
+    monkeypatch.setattr(loader_module, "MOST_LISTED", BATCH - 1)
+    dataset = write(tmp_path)
+    assert not loader_of(dataset).fills_between
+    assert loader_of(dataset, shuffle=False).fills_between
+    assert loader_of(dataset, batch_size=BATCH - 1).fills_between
 
 
 def test_what_comes_slowly_is_not_for_threads_that_train(tmp_path, monkeypatch):
+    """Nor is what comes fast for having been asked for before, which goes on for some reads."""
     loader = loader_of(write(tmp_path))
     slow = [True]
     monkeypatch.setattr(incoming_module, "is_slow", lambda *_: slow[0])
+    monkeypatch.setattr(transfer_module, "_MOST_ASKED", 10)
     offered = []
     with closing(loader.epoch(0)) as slabs, keep_threads():
         for number, slab in enumerate(slabs):
             offered.append(slab.refill is not None)
             slow[0] = number < 2
-    assert offered[:3] == [False] * 3
-    assert all(offered[4:-1])
+    assert offered[:4] == [False] * 4
+    assert all(offered[8:-1])
 
 
 def test_what_a_disk_gives_slowly_while_others_train_is_noticed(tmp_path, monkeypatch):
     loader = loader_of(write(tmp_path))
+    monkeypatch.setattr(transfer_module, "_MOST_ASKED", 10)
     offered = []
     with closing(loader.epoch(0)) as slabs, keep_threads():
         for number, slab in enumerate(slabs):
@@ -245,7 +324,8 @@ def test_what_a_disk_gives_slowly_while_others_train_is_noticed(tmp_path, monkey
             if slab.refill is not None:
                 train_on(slab, loader.batches(len(slab)), 2)
             monkeypatch.setattr(refill_module, "is_slow", lambda *_, number=number: number == 1)
-    assert offered[:4] == [True, True, False, True]
+    assert offered[:4] == [True, True, False, False]
+    assert all(offered[8:-1])
 
 
 def test_memory_is_kept_for_the_next_epoch_until_others_need_it(tmp_path):
@@ -348,6 +428,7 @@ class TestTraining:
         options = {"epochs": 2, "batch_size": 64, "memory": "300kB", "progress": False}
         self.trainer().fit(dataset, validation=dataset, **options)
         assert kept == [None, None]
+        assert [loader.fills_between for loader in loaders] == [True, False, False], "nobody trains while evaluating"
         loaders.clear()
         self.trainer().fit(dataset, **options)
         assert loaders[0]._room is not None

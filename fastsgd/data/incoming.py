@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastsgd.data.blocks import Block, Reader, Rows, Spans, offsets, request_block
+from fastsgd.data.blocks import Block, Reader, Rows, Spans, request_block
 from fastsgd.data.refill import Refill
-from fastsgd.data.runs import STRAIGHT_BYTES, bytes_of, calls_of, is_slow, read_table
+from fastsgd.data.runs import bytes_of, calls_of, first_of, is_slow, read_table
 from fastsgd.data.team import Team
 from fastsgd.errors import DataError
 
@@ -47,7 +47,7 @@ class Incoming:
 
     def finish(self, team: Team, refill: Refill | None = None) -> bool:
         """Read what a refill has not; returns when all rows are in their places, from where the refill may have moved
-        some, and fit to be trained on. Whether they came fast, from memory.
+        some, and fit to be trained on. Whether they came from memory, where nobody had asked for them before.
 
         Raises
         ------
@@ -59,12 +59,12 @@ class Incoming:
         outcome, slow = (SHORT, False) if self.straight is None else self._read(self.straight, team, refill)
         if self.straight is None or outcome == SHORT:
             self._read_by_block(team, 0 if refill is None else refill.moved)
-            return True
+            return False
         self.straight.settle(slow=slow)
         finite = self._places._asdict() if outcome == FINITE else ()
         if not self._loader.check.passes(self._places, finite):
             self._say_what_is_unfit()
-        return not slow
+        return not (slow or self.straight.asked)
 
     def _read(self, straight: Straight, team: Team, refill: Refill | None) -> tuple[int, bool]:
         """Read what a refill has not; returns the least that became of any row, and whether some came slowly."""
@@ -74,38 +74,37 @@ class Incoming:
         left = straight.after(read)
         while len(left) and outcome != SHORT:
             team.go_on()
-            ends = np.cumsum(bytes_of(left))
-            some = left[: max(1, int(np.searchsorted(ends, STRAIGHT_BYTES, side="right")))]
-            outcomes, seconds = read_table(some, team.together, self._loader.threads(), self._places)
+            sizes = bytes_of(left)
+            count = first_of(sizes)
+            outcomes, seconds = read_table(left[:count], team.together, self._loader.threads(), self._places)
             self._loader.spent.add(reading=seconds)
-            slow |= is_slow(int(ends[len(some) - 1]), calls_of(some), seconds)
+            slow |= is_slow(int(sizes[:count].sum()), calls_of(left[:count]), seconds)
             outcome = min(outcome, *outcomes)
-            left = left[len(some) :]
+            left = left[count:]
         return outcome, slow
 
     def _read_by_block(self, team: Team, first: int) -> None:
-        """Read the rows from the place `first` on in Python, which says why where it cannot."""
-        starts = offsets(self._spans)[:-1]
-        passed = np.clip(first - starts, 0, self._spans[:, 1] - self._spans[:, 0])
-        spans = self._spans + np.column_stack([passed, np.zeros_like(passed)])
-        at = first
-        for rows in self._rows(spans):
+        """Read all in Python, which says why where it cannot, and put the rows from `first` on to their places: those
+        before have been there, and were not all looked at."""
+        at = 0
+        for rows in self._rows():
             team.go_on()
-            for part, out in zip(rows.parts(), self._places.cut(at, at + len(rows.x)).parts(), strict=True):
-                np.copyto(out, part)
+            new = rows.cut(max(0, first - at), len(rows.x))
             at += len(rows.x)
+            for part, out in zip(new.parts(), self._places.cut(at - len(new.x), at).parts(), strict=True):
+                np.copyto(out, part)
             self._reader.give_back(rows)
 
-    def _rows(self, spans: Spans) -> Iterator[Rows]:
-        """The rows of each range, checked."""
-        for span in spans[spans[:, 0] < spans[:, 1]]:
+    def _rows(self) -> Iterator[Rows]:
+        """The rows of each range, read to other places and checked."""
+        for span in self._spans:
             block = Block(span.reshape(1, 2))
             yield request_block(self._reader, block, partial(self._loader.check, block))()
 
     def _say_what_is_unfit(self) -> None:
-        """Read all again to other places, as the check of a block names the first value that is unfit."""
-        for _ in self._rows(self._spans):
-            pass
+        """Read all again, as the check of a block names the first value that is unfit."""
+        for rows in self._rows():
+            self._reader.give_back(rows)
         raise DataError(
             f"{self._loader.dataset}: values changed while they were read; make the dataset again, when nothing writes "
             "to its files any more"

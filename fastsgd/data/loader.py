@@ -22,6 +22,7 @@ from fastsgd.data.dataset import Dataset
 from fastsgd.data.frames import let_go
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
+from fastsgd.data.refill import MOST_LISTED
 from fastsgd.data.slab import Slab
 from fastsgd.data.spent import Spent
 from fastsgd.data.stream import stream
@@ -124,7 +125,7 @@ class Loader:
         threads: int | None = None,
         takes_order: bool = False,
         takes_turns: bool = False,
-        fills_between: bool = True,
+        fills_between: bool = False,
     ) -> None:
         batch_size = checked_batch_size(batch_size)
         if np.dtype(dtype) not in (np.float32, np.float64):
@@ -139,7 +140,8 @@ class Loader:
         self._threads = threads
         self._takes_order = takes_order
         self.takes_turns = takes_turns
-        self.fills_between = fills_between
+        # Places of turns of larger batches are not listed.
+        self.fills_between = fills_between and not (shuffle and batch_size > MOST_LISTED)
         self.batch_size = min(batch_size, dataset.n_rows)
         self._slab_limit = slab_limit
         self._room: Room | None = None

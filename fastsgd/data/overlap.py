@@ -92,9 +92,15 @@ class Overlap:
         size = len(slabs[0])
         for number, first in enumerate(range(self._start, loader.dataset.n_rows, size)):
             slab = slabs[number % len(slabs)].first(min(size, loader.dataset.n_rows - first))
-            filling = self._begin(slab, first, batches)
+            failed: Exception | None = None
+            try:
+                filling = self._begin(slab, first, batches)
+            except Exception as error:
+                failed = error  # the rows before it come first
             if ready is not None:
-                yield replace(ready, refill=filling.refill)
+                yield replace(ready, refill=None if failed is not None else filling.refill)
+            if failed is not None:
+                raise failed
             self._finish(filling)
             ready, batches = slab, loader.batches(len(slab))
         if ready is not None:

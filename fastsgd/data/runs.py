@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RUN_NUMBERS = 8  # that stand for a run
+RUN_NUMBERS = 8  # that stand for a run, as `fastsgd.kernels.reading` has it
 # Of them: rows of a chunk, values of a row, bytes of a value; the first row, the end, and where it goes.
 HEIGHT, WIDTH, VALUE_BYTES, FIRST, LAST, OUT = range(2, 8)
 # What is in memory comes at so many bytes a second at least, after so many seconds for each call; disks are slower.
@@ -35,6 +35,11 @@ def bytes_of(table: NDArray[np.int64]) -> NDArray[np.int64]:
 def calls_of(table: NDArray[np.int64]) -> int:
     """Calls of the system that some runs take: one for each chunk that they lie in."""
     return int(((table[:, LAST] - 1) // table[:, HEIGHT] - table[:, FIRST] // table[:, HEIGHT] + 1).sum())
+
+
+def first_of(sizes: NDArray[np.int64]) -> int:
+    """How many of some runs of so many bytes are read in one call."""
+    return max(1, int(np.searchsorted(np.cumsum(sizes), STRAIGHT_BYTES, side="right")))
 
 
 def is_slow(nbytes: int, calls: int, seconds: float) -> bool:

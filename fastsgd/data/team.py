@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.runs import STRAIGHT_BYTES, Run, read_runs
+from fastsgd.data.runs import Run, first_of, read_runs
 from fastsgd.data.spent import Spent
 
 _BYTES_A_THREAD = 1 << 16  # that are moved in about the time that a thread takes to wake
@@ -73,10 +72,8 @@ def copy_shares(thread: int, threads: int, pairs: Sequence[tuple[NDArray[Any], N
 
 def read_straight(runs: Sequence[Run], team: Team, spent: Spent, threads: int) -> None:
     """Read what compiled code may read, so much at a time that an end is soon noticed."""
-    first = 0
-    while first < len(runs):
+    while runs:
         team.go_on()
-        ends = itertools.accumulate(run.nbytes for run in itertools.islice(runs, first, None))
-        count = 1 + sum(end <= STRAIGHT_BYTES for end in itertools.islice(ends, 1, None))
-        spent.add(reading=read_runs(runs[first : first + count], team.together, threads))
-        first += count
+        count = first_of(np.array([run.nbytes for run in runs], np.int64))
+        spent.add(reading=read_runs(runs[:count], team.together, threads))
+        runs = runs[count:]

@@ -191,11 +191,21 @@ class Direct:
         table[:, RUN_NUMBERS] = places
         return table
 
+    @property
+    def asks(self) -> bool:
+        """Whether the system is told of the next reads before."""
+        return self._asking > 0
+
     def came(self, *, slow: bool, reads: int = 1) -> None:
         """Note whether what was read came from no memory. Some of the next reads are then asked for ahead, the more the
         oftener that was: they may come fast for just that, while a single one may have waited for a core. To ask costs
         a fifth of a read from memory."""
-        self._asking = min(_MOST_ASKED, 2 * self._asking + 8) if slow else max(0, self._asking - reads)
+        if not slow:
+            self._asking = max(0, self._asking - reads)
+            return
+        while reads > 0 and self._asking < _MOST_ASKED:
+            self._asking = min(_MOST_ASKED, 2 * self._asking + 8)
+            reads -= 1
 
     def lies_as(self, out: NDArray[Any]) -> bool:
         """Whether rows in memory are as those in the file."""

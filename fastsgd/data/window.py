@@ -90,7 +90,7 @@ class Window:
         """Read what it holds after so many exchanges of an epoch whose blocks come in some order, from the last row
         that came to the first.
 
-        The places of the rows of blocks that are read ahead take the memory of slabs, none of which is filled yet.
+        The places of the rows of blocks that are read ahead take memory of slabs, none of which is filled yet.
         """
         loader, found = self._loader, deque[NDArray[np.int64]]()
         blocks = loader.blocks

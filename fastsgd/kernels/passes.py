@@ -21,7 +21,7 @@ from fastsgd.kernels.errands import expect_places
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.linear import outputs_in_place
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
-from fastsgd.kernels.machine import advance, copy_elements, never_inline, pointer, prefetch, view
+from fastsgd.kernels.machine import advance, copy_elements, lanes_of, never_inline, pointer, prefetch, view
 from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_rows, strip_width
 from fastsgd.kernels.network import (
     ACTIVATION,
@@ -63,6 +63,9 @@ from fastsgd.kernels.scalar import like
 from fastsgd.kernels.tile import RELU as END_RELU
 from fastsgd.kernels.tile import RELU_GRAD, STORE
 from fastsgd.kernels.tile import SCALE as SCALE_BY
+from fastsgd.kernels.vectors import VECTOR_BYTES
+
+_LINE = 64  # bytes of a line of the cache
 
 
 class Source(NamedTuple):
@@ -162,7 +165,7 @@ def _prefetch_rows(rows, width, order, first, m):
 def _prefetch_run(rows, first, last):
     """Ask memory for the elements first to last, which lie one after the other."""
     never_inline()
-    for offset in range(first, last, 16):
+    for offset in range(first, last, _LINE * lanes_of(rows) // VECTOR_BYTES):
         prefetch(rows, offset)
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from fastsgd.kernels.jit import inlined, serial
-from fastsgd.kernels.machine import advance, pointer_at, read_at, view
+from fastsgd.kernels.machine import advance, never_inline, pointer, pointer_at, read_at, view
 from fastsgd.kernels.rows import SUMMED, all_finite
 
 SHORT, READ, FINITE = range(3)  # what became of rows: they did not all come, they came, and all are finite
+# A run of rows of a dataset without filters, in int64 numbers: descriptor of the open file; address of the offsets of
+# the chunks, int64; rows of a chunk; values of a row; bytes of a value, 4 and 8 of which are floats; first row and end
+# of the rows; address of where they go.
+RUN_NUMBERS = 8
+WIDTH, VALUE_BYTES, FIRST_ROW, END_ROW, OUT = range(3, 8)
 _AT_ONCE = 2**15  # values, few enough to be still in cache when they are looked at
 
 
@@ -38,25 +43,24 @@ def _read_rows(descriptor, offsets, height, first, last, out, width, size):
 
 
 @serial
-def read_shares(thread, threads, table, outcomes):
-    """A thread's share of some rows of each of several datasets.
+def read_run(run, first, last):
+    """Read rows first to last of a run, by the pointer to its numbers; returns what became of them."""
+    never_inline()
+    descriptor, height, width, size = np.int32(run[0]), run[2], run[WIDTH], run[VALUE_BYTES]
+    offsets, out = pointer_at(run[1], np.int64(0)), run[OUT] + (first - run[FIRST_ROW]) * width * size
+    if size == 4:
+        return _read_rows(descriptor, offsets, height, first, last, pointer_at(out, np.float32(0)), width, size)
+    if size == 8:
+        return _read_rows(descriptor, offsets, height, first, last, pointer_at(out, np.float64(0)), width, size)
+    return _read_rows(descriptor, offsets, height, first, last, pointer_at(out, np.uint8(0)), width, size)
 
-    Rows of `table` (n, 8) int64: descriptor of the open file; address of the offsets of the chunks, int64; rows of a
-    chunk; values of a row; bytes of a value, 4 and 8 of which are floats; first row and end of the rows; address of
-    where they go. outcomes[i, thread] := what became of the share of row i.
-    """
+
+@serial
+def read_shares(thread, threads, table, outcomes):
+    """A thread's share of some runs, rows of `table` (n, 8) int64; outcomes[i, thread] := what became of that of
+    run i."""
     for i in range(table.shape[0]):
-        descriptor, height, width, size = np.int32(table[i, 0]), table[i, 2], table[i, 3], table[i, 4]
-        offsets = pointer_at(table[i, 1], np.int64(0))
-        begin, count = table[i, 5], table[i, 6] - table[i, 5]
+        run = pointer(table, i * RUN_NUMBERS)
+        begin, count = run[FIRST_ROW], run[END_ROW] - run[FIRST_ROW]
         first, last = begin + count * thread // threads, begin + count * (thread + 1) // threads
-        out = table[i, 7] + (first - begin) * width * size
-        if size == 4:
-            values = pointer_at(out, np.float32(0))
-            outcomes[i, thread] = _read_rows(descriptor, offsets, height, first, last, values, width, size)
-        elif size == 8:
-            doubles = pointer_at(out, np.float64(0))
-            outcomes[i, thread] = _read_rows(descriptor, offsets, height, first, last, doubles, width, size)
-        else:
-            raw = pointer_at(out, np.uint8(0))
-            outcomes[i, thread] = _read_rows(descriptor, offsets, height, first, last, raw, width, size)
+        outcomes[i, thread] = read_run(run, first, last)

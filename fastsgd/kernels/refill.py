@@ -14,13 +14,13 @@ from fastsgd.kernels.errands import ASKED, LISTED, PLACES
 from fastsgd.kernels.jit import callback, inlined, serial
 from fastsgd.kernels.machine import advance, fetch_add, nanoseconds, pointer, pointer_at, view
 from fastsgd.kernels.random import make_cipher
-from fastsgd.kernels.reading import SHORT, read_shares
+from fastsgd.kernels.reading import END_ROW, FIRST_ROW, RUN_NUMBERS, SHORT, read_run
 from fastsgd.kernels.slots import AHEAD, copy_listed, list_drained, list_slots, swap_listed
 
 MOST_TASKS = 16  # in a turn: one that reads and one that swaps for each share of the rows, or of the slots
-# A refill in int64 numbers. How many they are; rows in all, and of a turn, and bytes of a row; shares, and how many of
-# the last rows of a turn those read that swap; the first turn in which rows did not come; nanoseconds that reading and
-# moving took, of all threads; and the least that became of rows that were read, by task.
+# A refill in int64 numbers. How many they are; rows in all, and of a turn, and bytes of a row; shares, and of how many
+# of `WHOLE` rows those read the last that swap; the first turn in which rows did not come; nanoseconds that reading
+# took, of all threads, and that with moving; and the least that became of rows that were read, by task.
 SIZE, ROWS, TURN_ROWS, ROW_BYTES, SHARES, READ_LATER, FAILED, READING, MOVING, OUTCOMES = range(10)
 # The window: where it lies, its slots (0 for none), what names them, the number of the first row among those that are
 # swapped or drained, whether they are drained. By task, lists of slots as an errand has them, and of rows. Parts of a
@@ -29,10 +29,10 @@ WINDOW, SLOTS, KEY, POSITION, DRAINS, LISTS, LIST_SIZE, PARTS, RUNS, N_RUNS = ra
     OUTCOMES + MOST_TASKS, OUTCOMES + MOST_TASKS + 10
 )
 # After these come the bytes of each part, and where it comes from (unless it is drained) and goes to; and at `RUNS` the
-# runs, each as `read_shares` takes it, and the row that it begins with.
+# runs, each as `read_run` takes it, and the row that it begins with.
 HEADER = N_RUNS + 1
-_RUN_NUMBERS, _READ_NUMBERS = 9, 8
-_WIDTH, _VALUE_BYTES, _FIRST, _LAST, _OUT, _ROW = range(3, 9)
+_RUN_NUMBERS = RUN_NUMBERS + 1
+WHOLE = 1024  # of READ_LATER
 
 
 def list_size(rows: int) -> int:
@@ -53,19 +53,13 @@ def _part_of(first, last, part, parts):
 @serial
 def _read(table, first, last, turn, task):
     """Read rows first to last."""
-    begin_time = nanoseconds()
-    one, outcome = np.empty((1, _READ_NUMBERS), np.int64), np.empty((1, 1), np.int8)
-    least = table[OUTCOMES + task]
+    begin_time, least = nanoseconds(), table[OUTCOMES + task]
     for at in range(table[RUNS], table[RUNS] + table[N_RUNS] * _RUN_NUMBERS, _RUN_NUMBERS):
-        run = table[at : at + _RUN_NUMBERS]
-        begin, end = max(first, run[_ROW]), min(last, run[_ROW] + run[_LAST] - run[_FIRST])
+        run = pointer(table, at)
+        begin, end = max(first, run[RUN_NUMBERS]), min(last, run[RUN_NUMBERS] + run[END_ROW] - run[FIRST_ROW])
         if begin < end:
-            for k in range(_READ_NUMBERS):
-                one[0, k] = run[k]
-            one[0, _FIRST], one[0, _LAST] = run[_FIRST] + begin - run[_ROW], run[_FIRST] + end - run[_ROW]
-            one[0, _OUT] = run[_OUT] + (begin - run[_ROW]) * run[_WIDTH] * run[_VALUE_BYTES]
-            read_shares(np.int64(0), np.int64(1), one, outcome)
-            least = min(least, np.int64(outcome[0, 0]))
+            row = run[FIRST_ROW] + begin - run[RUN_NUMBERS]
+            least = min(least, read_run(run, row, row + end - begin))
     table[OUTCOMES + task] = least
     if least == SHORT:
         table[FAILED] = turn
@@ -132,7 +126,7 @@ def _refill(table, turn, task):
             _read(table, first, last, turn, task)
     else:
         first, last = _part_of(first, last, task // 2, table[SHARES])
-        later = max(first, last - table[READ_LATER])
+        later = last - (last - first) * table[READ_LATER] // WHOLE
         if (task + turn) % 2 > 0:
             if turn > 0 and table[FAILED] >= turn:
                 _swap(table, task)

@@ -69,7 +69,7 @@ def start_slab(network, workspace, rates, loss_parameters, threads, errand):
     loss (both empty for a prediction) are copied to the workspace.
 
     Blocks, and lanes of tasks, are made for so many threads; the numbers of workers that predict are below it. `errand`
-    (5,) int64, or empty for none, is done between the tasks of the steps (`fastsgd.kernels.errands`).
+    int64, or empty for none, is done between the tasks of the steps (`fastsgd.kernels.errands`).
     """
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers

@@ -205,7 +205,7 @@ class Trainer:
         self._prepare(train)
         if held_out is not None:
             self._require_fit(held_out)
-        loader = self._loader(train, batch_size, memory=memory, seed=seed, shuffle=shuffle)
+        loader = self._loader(train, batch_size, trains=True, memory=memory, seed=seed, shuffle=shuffle)
         display, batch = make_progress(progress), min(int(batch_size), train.n_rows)
         run = Run(self, loader, held_out, range(first, first + last), batch, display)
         settings = None if checkpoint is None else as_checkpoint(checkpoint)
@@ -247,7 +247,7 @@ class Trainer:
             return "; for class numbers in one column there is 'sparse_categorical_crossentropy'"
         return ""
 
-    def _loader(self, dataset: Dataset, batch_size: int, **options: Any) -> Loader:
+    def _loader(self, dataset: Dataset, batch_size: int, *, trains: bool = False, **options: Any) -> Loader:
         from fastsgd.kernels.threads import available_threads
 
         batch_size, threads = checked_batch_size(batch_size), available_threads(self.threads)
@@ -261,7 +261,7 @@ class Trainer:
             threads=self.threads,
             takes_order=True,
             takes_turns=self._takes_turns(dataset, batch_size, slab_limit),
-            fills_between=not self._is_light(dataset),
+            fills_between=trains and not self._is_light(dataset),
             **options,
         )
 
@@ -339,8 +339,9 @@ class Trainer:
         work = self._cost_per_row * min(batch_size, len(slab))
         most = min(worth_threads(work, len(losses), available_threads(self.threads)), workspace.workers)
         pace = self._paces.setdefault((batch_size, most), Pace(most))
-        threads, begin = pace.threads(), time.perf_counter()
+        threads = pace.threads()
         errand = NO_ERRAND if slab.refill is None else slab.refill.errand(threads)
+        begin = time.perf_counter()
         start_slab(network, workspace, state.rates, state.loss_parameters, threads, errand)
         share(_work, threads, slab, *arguments)
         if slab.refill is not None:
