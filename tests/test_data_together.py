@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from data_files import ChunkByChunk, numbers_of, write_rows
 
+import fastsgd.data.incoming as incoming_module
 import fastsgd.data.loader as loader_module
 import fastsgd.data.runs as runs_module
-import fastsgd.data.team as team_module
 import fastsgd.data.together as together_module
 import fastsgd.data.transfer as transfer_module
 from fastsgd.data import ArrayDataset, HDF5Dataset
@@ -233,13 +233,14 @@ def test_beside_others_that_decode_one_thread_reads(tmp_path, packed, threads, m
         file.create_dataset("X", data=x, chunks=(CHUNK, 2), compression="gzip" if packed else None)
         file.create_dataset("y", data=x[:, :1], chunks=(CHUNK, 1))
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    asked, read_runs = set(), team_module.read_runs
+    asked, read_table = set(), runs_module.read_table
 
-    def seen(runs, together, threads):
+    def seen(table, together, threads, kept):
         asked.add(threads)
-        return read_runs(runs, together, threads)
+        return read_table(table, together, threads, kept)
 
-    monkeypatch.setattr(team_module, "read_runs", seen)
+    for module in (runs_module, incoming_module):
+        monkeypatch.setattr(module, "read_table", seen)
     found = [y[:, 0].copy() for _, y in ChunkByChunk(tmp_path / "a.h5", "X", "y").batches(8, memory="1MB")]
     assert sorted(np.concatenate(found)) == x[:, 0].tolist()
     assert asked == {threads}

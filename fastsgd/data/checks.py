@@ -62,6 +62,11 @@ class RowCheck:
         )
 
     @property
+    def types(self) -> list[np.dtype[Any]]:
+        """Of the parts that there are, as they are stored."""
+        return list(self._types.values())
+
+    @property
     def looks_at_targets(self) -> bool:
         """Whether not any finite target will do."""
         return self._check_target is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -109,3 +110,37 @@ class Incoming:
             f"{self._loader.dataset}: values changed while they were read; make the dataset again, when nothing writes "
             "to its files any more"
         )
+
+
+def lies_straight(loader: Loader, reader: Reader, block: Block) -> bool:
+    """Whether the rows of a block lie in files as in memory, and compiled code may do all that is to be done to read
+    them: no value needs another look that is found to be finite, and rows with others are an error."""
+    from numba import config
+
+    dataset, check = loader.dataset, loader.check
+    looked_at = all(dtype.kind != "f" or dtype.itemsize > 2 for dtype in check.types)
+    if config.DISABLE_JIT or dataset.nan != "error" or dataset.decodes() or not (looked_at and check.is_quick):
+        return False
+    return reader.straight(block.spans, loader.empty_rows(1)) is not None
+
+
+def read_blocks(loader: Loader, reader: Reader, team: Team, blocks: Iterable[Block]) -> Iterator[Rows]:
+    """The rows of each block, until the next are asked for; as many are read together as the plan has memory for. Where
+    one cannot be had, those before it come first."""
+    most, remaining = 1 + loader.plan.blocks_ahead, iter(blocks)
+    memory = loader.empty_rows(most * loader.blocks.largest)
+    while some := list(itertools.islice(remaining, most)):
+        groups = [some]
+        while groups:
+            group = groups.pop(0)
+            ends = list(itertools.accumulate((block.n_rows for block in group), initial=0))
+            try:
+                spans = np.concatenate([block.spans for block in group])
+                Incoming(loader, reader, spans, memory.cut(0, ends[-1])).finish(team)
+            except Exception:
+                if len(group) == 1:
+                    raise
+                groups = [[block] for block in group]
+                continue
+            for first, last in itertools.pairwise(ends):
+                yield memory.cut(first, last)

@@ -7,6 +7,7 @@ to the consumer, and ends with the iterator.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from fastsgd.data.blocks import Block, Reader, Rows
 from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.frames import let_go
+from fastsgd.data.incoming import lies_straight, read_blocks
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
 from fastsgd.data.refill import MOST_LISTED
@@ -279,6 +281,14 @@ class Loader:
 
         # Others would have to be started first.
         team = Team(self.threads() if keeps_threads() else 1, self.spent)
+        remaining = iter(blocks)
+        first = next(remaining, None)
+        if first is None:
+            return
+        blocks = itertools.chain([first], remaining)
+        if not unchecked and lies_straight(self, reader, first):
+            yield from read_blocks(self, reader, team, blocks)
+            return
         # What is to be decoded is, by others, while a block is used.
         room = 1 if self.dataset.decodes() else 1 + self.plan.blocks_ahead
         together = Together(self, reader, team, lambda: room, apart=True, checks=not unchecked)
@@ -289,12 +299,8 @@ class Loader:
 
     def _load(self) -> Rows:
         """All rows, in storage order and dtype."""
-        n, dataset = self.dataset.n_rows, self.dataset
-        x = np.empty((n, dataset.n_features), dataset.dtype)
-        y = None if dataset.target_dtype is None else np.empty((n, dataset.n_targets), dataset.target_dtype)
-        weight = None if dataset.weight_dtype is None else np.empty((n, 1), dataset.weight_dtype)
-        whole = Rows(x, y, weight)
-        at = 0
+        dataset, at = self.dataset, 0
+        whole = self.empty_rows(dataset.n_rows)
         with dataset.open(self.decoders(), self.spent) as reader:
             for rows in self.read(reader, self.blocks):
                 for out, part in zip(whole, rows, strict=True):
@@ -303,6 +309,13 @@ class Loader:
                 at += len(rows.x)
                 del rows
         return whole.each(lambda part: part[:at])
+
+    def empty_rows(self, n: int) -> Rows:
+        """Room for rows as they are stored."""
+        dataset = self.dataset
+        x = np.empty((n, dataset.n_features), dataset.dtype)
+        y = None if dataset.target_dtype is None else np.empty((n, dataset.n_targets), dataset.target_dtype)
+        return Rows(x, y, None if dataset.weight_dtype is None else np.empty((n, 1), dataset.weight_dtype))
 
     def _from_memory(self, rows: Rows, epoch: int, begin: int) -> Iterator[Slab]:
         """Slabs of rows that lie in memory: where they lie, if the consumer takes them so, else gathered."""

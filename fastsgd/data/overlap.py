@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastsgd.data.blocks import Reader, Rows
-from fastsgd.data.incoming import Incoming
+from fastsgd.data.incoming import Incoming, lies_straight
 from fastsgd.data.order import block_order
 from fastsgd.data.readers import OPEN_FILES
 from fastsgd.data.refill import Refill
@@ -30,19 +30,14 @@ if TYPE_CHECKING:
 
 def may_overlap(loader: Loader, reader: Reader) -> bool:
     """Whether the rows of an epoch may come so; the first block tells how the others lie."""
-    from numba import config
-
     dataset, blocks = loader.dataset, loader.blocks
-    types = {dtype for dtype in (dataset.dtype, dataset.target_dtype, dataset.weight_dtype) if dtype is not None}
-    if config.DISABLE_JIT or dataset.lends_views or dataset.decodes() or dataset.nan != "error":
-        return False
-    if types != {loader.dtype} or blocks.scattered or not loader.check.is_quick:
+    if blocks.scattered or set(loader.check.types) != {loader.dtype}:
         return False
     # Rows of a slab that lie in more files than may be open would come one file after the other.
     files, rows = len(dataset._files()) - 1, loader.plan.slab_rows * loader.plan.slabs
     if files > OPEN_FILES and rows * len(blocks) > OPEN_FILES * dataset.n_rows:
         return False
-    return reader.straight(blocks[0].spans, loader.empty_slab(1).parts(0, 1)) is not None
+    return lies_straight(loader, reader, blocks[0])
 
 
 class _Filling(NamedTuple):
