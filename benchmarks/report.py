@@ -170,8 +170,8 @@ def own_table(results: Results) -> list[str]:
     if not rows:
         return []
     return [
-        "`predict` on arrays (its limit counts forward work only), training in float64, and a streamed epoch from an "
-        "uncompressed file in the page cache with a quarter of the file as memory:",
+        "`predict` on arrays (its limit counts forward work only), training in float64, and a streamed epoch after the "
+        "first from an uncompressed file in the page cache with a quarter of the file as memory:",
         table(header, rows),
     ]
 
