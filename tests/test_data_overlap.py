@@ -165,6 +165,30 @@ def test_of_what_dtypes_and_sources(tmp_path, monkeypatch):
 overlap = stream_module.Overlap
 
 
+@pytest.mark.parametrize("part", ["X", "y", "w"])
+@pytest.mark.parametrize("memory", [MEMORY, "1MB"])  # streamed, and loaded
+def test_a_part_that_lies_otherwise_in_the_file_is_read_too(tmp_path, part, memory):
+    def turn(numbers, parts):
+        parts[part] = parts[part].astype(">f4")
+
+    dataset = write(tmp_path, change=turn)
+    with dataset.open() as reader:
+        assert reader.straight(dataset.blocks()[0].spans, loader_of(dataset).empty_rows(1)) is None
+    assert sorted(numbers_of(rows_of(loader_of(dataset, memory=memory)))) == list(range(ROWS))
+
+
+def test_blocks_before_one_that_cannot_be_had_come_first(tmp_path):
+    def spoil(numbers, parts):
+        parts["X"][numbers == 4 * CHUNK + 7] = np.inf
+
+    dataset = write(tmp_path, change=spoil)
+    loader, came = loader_of(dataset, memory="100kB"), []
+    assert loader.plan.blocks_ahead > 4
+    with dataset.open() as reader, pytest.raises(DataError, match=f"row {4 * CHUNK + 7}, column 0 is inf"):
+        came.extend(rows.x[:, 0].copy() for rows in loader.read(reader, loader.blocks))
+    assert np.concatenate(came).tolist() == list(range(4 * CHUNK))
+
+
 @pytest.mark.parametrize("amount", ["all", "none"])
 @pytest.mark.parametrize("part", ["X", "y", "w"])
 def test_a_value_that_is_not_finite_is_named(tmp_path, amount, part):

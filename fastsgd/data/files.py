@@ -87,10 +87,9 @@ class OpenFile:
         """What reads each part of some rows, if all of them lie in the file as they will in memory; else nothing."""
         found = dict[str, Direct]()
         for source in self.sources():
-            part = source.straight_part(outs) if isinstance(source, Direct) else None
-            if part is None:
+            if not isinstance(source, Direct) or (part := source.straight_part(outs)) is None:
                 return {}
-            found[part] = source  # type: ignore[assignment]
+            found[part] = source
         return found
 
     def _source(self, name: str, placements: Sequence[Placement]) -> Source:

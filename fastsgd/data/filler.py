@@ -93,7 +93,7 @@ class Filler:
         order = block_order(len(loader.blocks), loader.seed, epoch)
         if self._start:
             exchanged = min(self._start, loader.dataset.n_rows - window.slots)
-            window.restore(reader, order, exchanged, self._team.go_on)
+            window.restore(reader, order, exchanged)
         for rows in self._read_from(reader, order, window.admitted):
             rows[:] = window.admit(rows)
             yield from self._emit(_count(rows), partial(_exchange, window, rows))

@@ -137,7 +137,7 @@ def read_blocks(loader: Loader, reader: Reader, team: Team, blocks: Iterable[Blo
             try:
                 spans = np.concatenate([block.spans for block in group])
                 Incoming(loader, reader, spans, memory.cut(0, ends[-1])).finish(team)
-            except Exception:
+            except DataError:
                 if len(group) == 1:
                     raise
                 groups = [[block] for block in group]

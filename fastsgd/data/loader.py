@@ -58,7 +58,7 @@ def checked_batch_size(batch_size: int) -> int:
 
 class Room(NamedTuple):
     """Memory of an epoch that is streamed: window (slots, bytes of a row), slabs to be filled in turns, and targets
-    (rows, n_targets) of one of them, or (rows, 0) where nobody looks at them."""
+    (rows, n_targets) of one of them, or (rows, 0) where none are swapped before they are looked at."""
 
     window: NDArray[np.uint8]
     slabs: list[Slab]
@@ -237,7 +237,7 @@ class Loader:
         """Two slabs, of which one is filled while the other is trained on, or a single one have the memory of all, and
         of the blocks that would be read ahead."""
         dataset, plan, limit = self.dataset, self.plan, self._slab_limit or self.dataset.n_rows
-        of_targets = dataset.n_targets if self.check.looks_at_targets else 0
+        of_targets = dataset.n_targets if self.shuffle and self.check.looks_at_targets else 0
         memory = plan.slab_bytes + (1 + plan.blocks_ahead) * dataset.block_bytes(self.blocks.widest)
         slabs = 2 if self.fills_between else 1
         rows = min(memory // (slabs * dataset.row_bytes + of_targets * self.dtype.itemsize), limit, dataset.n_rows)

@@ -115,7 +115,7 @@ class Overlap:
     def _fill(self, window: Window) -> None:
         """Bring the window to where the first row goes out."""
         if self._start:
-            window.restore(self._reader, self._order, min(self._start, self._swapped), self._team.go_on)
+            window.restore(self._reader, self._order, min(self._start, self._swapped))
             return
         slab = self._room.slabs[0]
         for first in range(0, window.slots, len(slab)):
@@ -125,10 +125,10 @@ class Overlap:
 
     def _begin(self, slab: Slab, first: int, batches: int) -> _Filling:
         """Ask for the rows of a slab; so many batches are trained on meanwhile."""
-        window, outs = self._window, slab.parts(0, len(slab))
+        outs = slab.parts(0, len(slab))
         coming = min(len(slab), max(0, self._swapped - first))
         places = outs.cut(0, coming)
-        if window is not None and self._room.targets.size:
+        if self._room.targets.size:
             # Targets are looked at when all are read; by then some are swapped, and so must not lie where they go to.
             places = places._replace(y=self._room.targets[:coming])
         incoming = self._incoming(self._held + first, self._held + first + coming, places) if coming else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Window:
             self._put([rows.cut(0, len(places))], places)
             self.held += int(np.count_nonzero(places >= 0))
 
-    def restore(self, reader: Reader, order: NDArray[np.int64], exchanged: int, go_on: Callable[[], None]) -> None:
+    def restore(self, reader: Reader, order: NDArray[np.int64], exchanged: int) -> None:
         """Read what it holds after so many exchanges of an epoch whose blocks come in some order, from the last row
         that came to the first.
 
@@ -110,7 +110,7 @@ class Window:
 
         self.exchanged = exchanged
         for rows in loader.read(reader, wanted()):
-            go_on()
+            self._team.go_on()
             self._put_to(rows, found.popleft())
             del rows
 

@@ -88,11 +88,8 @@ def next_places(errand, thread, threads, rows):
 def expect_places(errand, places, first, last):
     """Ask memory for the places first to last of those that are listed at an address."""
     never_inline()
-    memory, listed, size = (
-        pointer_at(errand[_MEMORY], np.uint8(0)),
-        pointer_at(places, np.int64(0)),
-        errand[_PLACE_BYTES],
-    )
+    memory, size = pointer_at(errand[_MEMORY], np.uint8(0)), errand[_PLACE_BYTES]
+    listed = pointer_at(places, np.int64(0))
     for i in range(first, last):
         for offset in range(0, size, _LINE):
             prefetch(memory, listed[i] + offset)

@@ -68,8 +68,8 @@ def start_slab(network, workspace, rates, loss_parameters, threads, errand):
     """Begin a slab, before any worker: no task is taken yet, and what standardizes, the rates and the parameters of the
     loss (both empty for a prediction) are copied to the workspace.
 
-    Blocks, and lanes of tasks, are made for so many threads; the numbers of workers that predict are below it. `errand`
-    int64, or empty for none, is done between the tasks of the steps (`fastsgd.kernels.errands`).
+    Blocks, and lanes of tasks, are made for so many threads; the numbers of workers that predict are below it. An
+    `errand` (int64 numbers, or empty for none) is done between the tasks of the steps (`fastsgd.kernels.errands`).
     """
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers
