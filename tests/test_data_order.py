@@ -1,7 +1,5 @@
 """The order of rows as pure functions: random numbers, permutations, exchange with a window, order of blocks."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,7 @@ from fastsgd.errors import DataError
 from fastsgd.kernels.random import permutation, permuted, random_below, random_bits, stream_key
 from fastsgd.kernels.rows import fill_order, first_nonfinite, gather
 from fastsgd.kernels.sharing import share
-from fastsgd.kernels.slots import drain, exchange, put_rows
+from fastsgd.kernels.slots import drain, put_rows
 
 WORD = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -152,33 +150,6 @@ ROW_PARTS = [
 ]
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-@pytest.mark.parametrize("dtypes", ROW_PARTS)
-@pytest.mark.parametrize("parts", [1, 2, 3, 16])
-def test_exchange_is_the_plain_loop(parts, dtypes, in_place):
-    key, slots, rows, position = exchange_key(3, 1), 11, 60, 100
-    window, widths = as_bytes(some_rows(slots, dtypes))
-    incoming = some_rows(rows, dtypes, start=7)
-    expected_window, expected = window.copy(), []
-    for i, row in enumerate(as_bytes(incoming)[0]):
-        slot = plain_below(int(key), position + i, slots)
-        expected.append(expected_window[slot].copy())
-        expected_window[slot] = row
-    out = incoming if in_place else [np.zeros_like(part) for part in incoming]
-    # In two calls: a stretch ends where a slab does. The second has several blocks, of which one is of no rows.
-    for ends in ([0, 23], [23, 41, 41, 60]):
-        blocks = np.array(
-            [
-                [last - first, *(address(array[k][first:]) for k in range(len(dtypes)) for array in (incoming, out))]
-                for first, last in itertools.pairwise(ends)
-            ]
-        )
-        for part in range(parts):
-            exchange(part, parts, window, widths, blocks, key, position + ends[0])
-    assert np.array_equal(as_bytes(out)[0], np.array(expected))
-    assert np.array_equal(window, expected_window)
-
-
 @pytest.mark.parametrize("dtypes", ROW_PARTS)
 @pytest.mark.parametrize("parts", [1, 3, 16])
 def test_rows_are_put_to_their_slots(parts, dtypes):
@@ -206,19 +177,6 @@ def test_a_window_is_drained_in_the_order_of_the_permutation(parts, dtypes):
         found = [np.zeros_like(part) for part in some_rows(count, dtypes)]
         share(drain, parts, parts, window, widths, np.array(list(map(address, found))), held, key, start, count)
         assert np.array_equal(as_bytes(found)[0], window[permutation(key, held)[start : start + count]])
-
-
-@pytest.mark.parametrize("count", range(200))
-def test_bytes_are_moved_whatever_their_number(count):
-    """In pieces of 64 bytes, and smaller ones at the end; those beside them stay."""
-    held, incoming = (np.random.default_rng(seed).integers(0, 256, (1, 202), np.uint8) for seed in (count, count + 1))
-    before, came, out = held.copy(), incoming.copy(), np.zeros((1, 202), np.uint8)
-    window, widths = held[:, 1:].copy(), np.array([count, 201 - count])
-    blocks = np.array([[1, address(came), address(out), address(came) + count, address(out) + count]])
-    exchange(0, 1, window, widths, blocks, np.uint64(1), 0)
-    assert np.array_equal(out[0, :201], before[0, 1:])
-    assert np.array_equal(window[0], incoming[0, :201])
-    assert out[0, 201] == 0
 
 
 @pytest.mark.parametrize("start", [0, 37])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from data_files import ChunkByChunk, numbers_of, write_rows
 
-import fastsgd.data.incoming as incoming_module
 import fastsgd.data.loader as loader_module
+import fastsgd.data.passage as passage_module
 import fastsgd.data.runs as runs_module
+import fastsgd.data.team as team_module
 import fastsgd.data.together as together_module
 import fastsgd.data.transfer as transfer_module
 from fastsgd.data import ArrayDataset, HDF5Dataset
@@ -190,6 +191,7 @@ def test_who_reads_alone_does_so_with_all_threads_that_are_kept(tmp_path, kept, 
         file.create_dataset("X", data=x, chunks=(700, 3))
     dataset = ChunkByChunk(tmp_path / "a.h5", "X")
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
+    monkeypatch.setattr(team_module, "_BYTES_A_THREAD", 1)
     loader = Loader(dataset, batch_size=8, memory="200kB", shuffle=False)
     shared, share = [], sharing.share
 
@@ -233,14 +235,15 @@ def test_beside_others_that_decode_one_thread_reads(tmp_path, packed, threads, m
         file.create_dataset("X", data=x, chunks=(CHUNK, 2), compression="gzip" if packed else None)
         file.create_dataset("y", data=x[:, :1], chunks=(CHUNK, 1))
     monkeypatch.setattr(loader_module.Loader, "threads", lambda self: 3)
-    asked, read_table = set(), runs_module.read_table
+    monkeypatch.setattr(team_module, "_BYTES_A_THREAD", 1)
+    asked, together = set(), Team.together
 
-    def seen(table, together, threads, kept):
-        asked.add(threads)
-        return read_table(table, together, threads, kept)
+    def seen(self, work, threads, *arguments):
+        if work in (runs_module._read_share, passage_module._run):
+            asked.add(min(threads, 3))
+        together(self, work, threads, *arguments)
 
-    for module in (runs_module, incoming_module):
-        monkeypatch.setattr(module, "read_table", seen)
+    monkeypatch.setattr(Team, "together", seen)
     found = [y[:, 0].copy() for _, y in ChunkByChunk(tmp_path / "a.h5", "X", "y").batches(8, memory="1MB")]
     assert sorted(np.concatenate(found)) == x[:, 0].tolist()
     assert asked == {threads}

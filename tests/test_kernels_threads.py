@@ -12,7 +12,6 @@ from numba import njit
 from steps import GROUPS, optimizer_state, problem, source_of
 
 from fastsgd.kernels.crew import COUNTERS, MAX_THREADS, TASKS_DONE, next_task
-from fastsgd.kernels.errands import NO_ERRAND
 from fastsgd.kernels.machine import fetch_add, pause, pointer, read_counter
 from fastsgd.kernels.sharing import share
 from fastsgd.kernels.step import forward_slab_serial, forward_worker, start_slab, train_slab_serial, train_worker
@@ -102,7 +101,7 @@ def prepared(case):
 
 def begin(arguments, threads):
     network, state, workspace = arguments[:3]
-    start_slab(network, workspace, state.rates, state.loss_parameters, threads, NO_ERRAND)
+    start_slab(network, workspace, state.rates, state.loss_parameters, threads)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +217,7 @@ def test_predictions_of_plain_threads_have_the_bits_of_one():
         forward_slab_serial(model.network, workspace, x, False, outs[0])
         for out, threads in zip(outs[1:], (1, 2, 3, 5), strict=True):
             workers = min(threads, workspace.workers)
-            start_slab(model.network, workspace, workspace.memory[:0], workspace.memory[:0], workers, NO_ERRAND)
+            start_slab(model.network, workspace, workspace.memory[:0], workspace.memory[:0], workers)
             share(forward_worker, workers, model.network, workspace, x, False, out)
             np.testing.assert_array_equal(out, outs[0])
 

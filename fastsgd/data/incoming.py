@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastsgd.data.blocks import Block, Reader, Rows, Spans, request_block
-from fastsgd.data.refill import Refill
-from fastsgd.data.runs import bytes_of, calls_of, first_of, is_slow, read_table
+from fastsgd.data.passage import Move, Passage
 from fastsgd.data.team import Team
 from fastsgd.errors import DataError
 
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
-    from fastsgd.data.readers import Straight
 
 
 class Incoming:
-    """Rows that are asked for.
+    """Rows that are asked for, and what becomes of them in a window.
 
     Parameters
     ----------
@@ -32,23 +30,28 @@ class Incoming:
         Ranges of source rows, each in one file.
     places : Rows
         Where they go, in their storage dtype.
-
-    Attributes
-    ----------
-    straight : Straight or None
-        What compiled code reads; None where it cannot.
+    move : Move, optional
+        From there.
     """
 
-    def __init__(self, loader: Loader, reader: Reader, spans: Spans, places: Rows) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        reader: Reader,
+        spans: Spans,
+        places: Rows,
+        move: Move | None = None,
+    ) -> None:
         self._loader = loader
         self._reader = reader
         self._spans = spans
         self._places = places
-        self.straight = reader.straight(spans, places)
+        self._move = move
+        self._straight = reader.straight(spans, places)
 
-    def finish(self, team: Team, refill: Refill | None = None) -> bool:
-        """Read what a refill has not; returns when all rows are in their places, from where the refill may have moved
-        some, and fit to be trained on. Whether they came from memory, where nobody had asked for them before.
+    def finish(self, team: Team) -> int:
+        """Bring them, by all of a team. When it returns all are fit to be trained on; and it returns how many of them
+        were moved, while the others are in their places.
 
         Raises
         ------
@@ -57,32 +60,20 @@ class Incoming:
         """
         from fastsgd.kernels.reading import FINITE, SHORT
 
-        outcome, slow = (SHORT, False) if self.straight is None else self._read(self.straight, team, refill)
-        if self.straight is None or outcome == SHORT:
-            self._read_by_block(team, 0 if refill is None else refill.moved)
-            return False
-        self.straight.settle(slow=slow)
-        finite = self._places._asdict() if outcome == FINITE else ()
+        if self._straight is None:
+            self._read_by_block(team, 0)
+            return 0
+        passage = Passage(len(self._places.x), self._loader, self._straight, self._move)
+        passage.run(team)
+        slow = passage.count_seconds()
+        if passage.outcome == SHORT:
+            self._read_by_block(team, passage.moved)
+            return passage.moved
+        self._straight.settle(slow=slow)
+        finite = self._places._asdict() if passage.outcome == FINITE else ()
         if not self._loader.check.passes(self._places, finite):
             self._say_what_is_unfit()
-        return not (slow or self.straight.asked)
-
-    def _read(self, straight: Straight, team: Team, refill: Refill | None) -> tuple[int, bool]:
-        """Read what a refill has not; returns the least that became of any row, and whether some came slowly."""
-        from fastsgd.kernels.reading import FINITE, SHORT
-
-        outcome, slow, read = (FINITE, False, 0) if refill is None else (refill.outcome, refill.is_slow, refill.read)
-        left = straight.after(read)
-        while len(left) and outcome != SHORT:
-            team.go_on()
-            sizes = bytes_of(left)
-            count = first_of(sizes)
-            outcomes, seconds = read_table(left[:count], team.together, self._loader.threads(), self._places)
-            self._loader.spent.add(reading=seconds)
-            slow |= is_slow(int(sizes[:count].sum()), calls_of(left[:count]), seconds)
-            outcome = min(outcome, *outcomes)
-            left = left[count:]
-        return outcome, slow
+        return passage.moved
 
     def _read_by_block(self, team: Team, first: int) -> None:
         """Read all in Python, which says why where it cannot, and put the rows from `first` on to their places: those

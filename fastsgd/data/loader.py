@@ -24,7 +24,6 @@ from fastsgd.data.frames import let_go
 from fastsgd.data.incoming import lies_straight, read_blocks
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
-from fastsgd.data.refill import MOST_LISTED
 from fastsgd.data.slab import Slab
 from fastsgd.data.spent import Spent
 from fastsgd.data.stream import stream
@@ -57,11 +56,11 @@ def checked_batch_size(batch_size: int) -> int:
 
 
 class Room(NamedTuple):
-    """Memory of an epoch that is streamed: window (slots, bytes of a row), slabs to be filled in turns, and targets
-    (rows, n_targets) of one of them, or (rows, 0) where none are swapped before they are looked at."""
+    """Memory of an epoch that is streamed: window (slots, bytes of a row), a slab, and its targets once more (rows,
+    n_targets), or (rows, 0) where none are swapped before they are looked at."""
 
     window: NDArray[np.uint8]
-    slabs: list[Slab]
+    slab: Slab
     targets: NDArray[Any]
 
 
@@ -92,8 +91,6 @@ class Loader:
     takes_turns : bool
         Whether rows are read and moved only while the consumer waits for them, by its threads; what is to be decoded
         is, by others, meanwhile.
-    fills_between : bool
-        Whether the consumer's threads may fill a slab between their tasks for the one before, where it takes turns.
 
     Attributes
     ----------
@@ -127,7 +124,6 @@ class Loader:
         threads: int | None = None,
         takes_order: bool = False,
         takes_turns: bool = False,
-        fills_between: bool = False,
     ) -> None:
         batch_size = checked_batch_size(batch_size)
         if np.dtype(dtype) not in (np.float32, np.float64):
@@ -142,8 +138,6 @@ class Loader:
         self._threads = threads
         self._takes_order = takes_order
         self.takes_turns = takes_turns
-        # Places of turns of larger batches are not listed.
-        self.fills_between = fills_between and not (shuffle and batch_size > MOST_LISTED)
         self.batch_size = min(batch_size, dataset.n_rows)
         self._slab_limit = slab_limit
         self._room: Room | None = None
@@ -234,17 +228,15 @@ class Loader:
         return room or self._new_room()
 
     def _new_room(self) -> Room:
-        """Two slabs, of which one is filled while the other is trained on, or a single one have the memory of all, and
-        of the blocks that would be read ahead."""
+        """A single slab has the memory of all, and of the blocks that would be read ahead."""
         dataset, plan, limit = self.dataset, self.plan, self._slab_limit or self.dataset.n_rows
         of_targets = dataset.n_targets if self.shuffle and self.check.looks_at_targets else 0
         memory = plan.slab_bytes + (1 + plan.blocks_ahead) * dataset.block_bytes(self.blocks.widest)
-        slabs = 2 if self.fills_between else 1
-        rows = min(memory // (slabs * dataset.row_bytes + of_targets * self.dtype.itemsize), limit, dataset.n_rows)
+        rows = min(memory // (dataset.row_bytes + of_targets * self.dtype.itemsize), limit, dataset.n_rows)
         rows = max(plan.slab_rows, rows // self.batch_size * self.batch_size)
         return Room(
             np.empty((plan.window_rows, dataset.row_bytes), np.uint8),
-            [self.empty_slab(rows) for _ in range(slabs)],
+            self.empty_slab(rows),
             np.empty((rows, of_targets), self.dtype),
         )
 
@@ -357,10 +349,6 @@ class Loader:
     def _in_place(self, rows: Rows) -> bool:
         """Whether the consumer can take the rows where they lie: targets and weights are copied if they must be."""
         return self._takes_order and rows.x.dtype == self.dtype and rows.x.flags.carray
-
-    def batches(self, rows: int) -> int:
-        """How many batches so many rows make."""
-        return -(-rows // self.batch_size)
 
     def threads(self) -> int:
         """Threads that move rows, at most."""

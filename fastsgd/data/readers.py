@@ -16,7 +16,7 @@ from fastsgd.data.blocks import Asked, Check, Rows, Spans, offsets
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.files import OpenFile
 from fastsgd.data.helpers import Helpers
-from fastsgd.data.runs import FIRST, LAST, OUT, RUN_NUMBERS, VALUE_BYTES, WIDTH, Run
+from fastsgd.data.runs import Run
 from fastsgd.data.schema import READ_ERRORS
 from fastsgd.data.spent import Spent
 from fastsgd.data.transfer import JOB_BYTES, Direct, Work
@@ -132,8 +132,6 @@ class Straight:
     ----------
     table : array (n, 9), int64
         Runs, as `fastsgd.kernels.reading` takes them, and the place that each begins with.
-    asked : bool
-        Whether the system was told of some before: they may come fast for just that.
     """
 
     def __init__(
@@ -144,19 +142,9 @@ class Straight:
         places: Rows,
     ) -> None:
         self.table = table
-        self.asked = any(source.asks for _, _, sources in opened for source in sources)
         self._dataset = dataset
         self._opened = opened
         self._places = places  # whose addresses are in the table
-
-    def after(self, place: int) -> NDArray[np.int64]:
-        """What of the runs comes to places from this one on."""
-        table = self.table[:, :RUN_NUMBERS].copy()
-        passed = np.clip(place - self.table[:, RUN_NUMBERS], 0, table[:, LAST] - table[:, FIRST])
-        table[:, FIRST] += passed
-        table[:, OUT] += passed * table[:, WIDTH] * table[:, VALUE_BYTES]
-        left: NDArray[np.int64] = table[table[:, FIRST] < table[:, LAST]]
-        return left
 
     def settle(self, *, slow: bool) -> None:
         """Called when all came; raises DataError where a file is no longer as it was."""

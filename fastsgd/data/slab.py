@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsgd.data.blocks import Rows
-from fastsgd.data.refill import Refill
 
 
 @dataclass
@@ -16,7 +15,6 @@ class Slab:
     """Whole batches of rows: x (rows, n_features), y (rows, n_targets), weight (rows,) or (0,).
 
     Where `order` (int64) is not empty, the arrays are those of a whole dataset, and the slab is its rows in that order.
-    With a `refill` the next slab may be filled while this one is trained on.
     The arrays are used again for a later slab: copy what must outlive the next step of the iteration.
     """
 
@@ -24,7 +22,6 @@ class Slab:
     y: NDArray[np.floating]
     weight: NDArray[np.floating]
     order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    refill: Refill | None = None
 
     def __len__(self) -> int:
         return len(self.order) or len(self.x)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from fastsgd.data.filler import Filler
 from fastsgd.data.frames import let_go
 from fastsgd.data.helpers import may_wait
-from fastsgd.data.overlap import Overlap, may_overlap
 from fastsgd.data.slab import Slab
+from fastsgd.data.straight import StraightFiller, goes_straight
 from fastsgd.data.team import Team
 from fastsgd.errors import DataError
 
@@ -52,8 +52,8 @@ def _in_turns(loader: Loader, epoch: int, start: int) -> Iterator[Slab]:
     team = Team(loader.threads() if keeps_threads() else 1, loader.spent)
     try:
         with loader.open() as reader:
-            if may_overlap(loader, reader):
-                yield from Overlap(loader, reader, epoch, start, team).slabs()
+            if goes_straight(loader, reader):
+                yield from StraightFiller(loader, reader, epoch, start, team).slabs()
                 return
             (slab,) = loader.stream_slabs()
             yield from Filler(loader, epoch, start, team, lambda: slab).slabs(reader)

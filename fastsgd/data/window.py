@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastsgd.data.blocks import Block, Reader, Rows, cut_blocks
 from fastsgd.data.order import drain_key, exchange_key
-from fastsgd.data.refill import Move
+from fastsgd.data.passage import Move, Passage, run_passages
 from fastsgd.data.runs import address_of
 from fastsgd.data.team import Team, copy_shares
 
@@ -137,9 +137,7 @@ class Window:
             self._exchange(list(cut_blocks(blocks, first, len(some.x))), some)
 
     def _exchange(self, blocks: Sequence[Rows], outs: Rows) -> None:
-        from fastsgd.kernels.slots import exchange
-
-        table, casts, at = [], list[_Cast](), 0
+        swaps, casts, at = [], list[_Cast](), 0
         for rows in blocks:
             parts, end = rows.parts(), at + len(rows.x)
             landings = []
@@ -149,22 +147,30 @@ class Window:
                     landing = np.empty_like(part) if self._lent else part
                     casts.append((landing, out))
                 landings.append(landing)
-            table.append(_numbers(parts, landings))
+            swaps.append(Passage(len(rows.x), self._loader, None, self._swap(parts, landings)))
+            self.exchanged += len(rows.x)
             at = end
-        kept = blocks, outs, casts
-        self._move(exchange, kept, at, np.array(table, np.int64), self._exchange_key, self.exchanged)
+        run_passages(swaps, self._team)
         self._cast(casts)
-        self.exchanged += at
+
+    def _swap(self, parts: Sequence[NDArray[Any]], landings: Sequence[NDArray[Any]]) -> Move:
+        from fastsgd.kernels.passage import SWAP
+
+        numbers, kept = _numbers(parts, landings), (parts, landings)
+        return Move(
+            SWAP, self._bytes, self._widths.tolist(), _signed(self._exchange_key), self.exchanged, numbers, kept
+        )
 
     def swapping(self, places: Rows, outs: Rows) -> Move:
         """An exchange, of rows in places from which they are taken as they are stored, to be done elsewhere."""
-        numbers = _numbers(places.parts(), outs.parts())
-        return Move(self._bytes, self._widths, self._exchange_key, self.exchanged, False, numbers[1:], (places, outs))
+        return self._swap(places.parts(), outs.parts())
 
-    def draining(self, first: int, outs: Rows) -> Move:
-        """A `drain` of rows as they are stored, to be done elsewhere."""
-        addresses = list(map(address_of, outs.parts()))
-        return Move(self._bytes, self._widths, self._drain_key, first, True, addresses, (outs,))
+    def putting(self, places: Rows) -> Move:
+        """What `admit` does with rows that all find room, to be done elsewhere."""
+        from fastsgd.kernels.passage import PUT
+
+        parts = places.parts()
+        return Move(PUT, self._bytes, self._widths.tolist(), 0, self.held, _numbers(parts, parts), (parts,))
 
     def drain(self, first: int, outs: Rows) -> None:
         """Once no more come in, rows of a random order from number `first` on."""
@@ -187,6 +193,10 @@ class Window:
     def _cast(self, casts: Sequence[_Cast]) -> None:
         if casts:
             self._team.move(sum(landing.nbytes for landing, _ in casts), copy_shares, casts)
+
+
+def _signed(key: np.uint64) -> int:
+    return int(key.astype(np.int64))
 
 
 def _run(thread: int, threads: int, kernel: Any, kept: Any, *arguments: Any) -> None:

@@ -10,14 +10,13 @@ import hashlib
 import os
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cached_property, lru_cache, partial
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from numba import config, int64, njit, none
+from numba import config, njit
 from numba.core import caching, ir
-from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 
@@ -166,8 +165,7 @@ _KEPT: list[Any] = []  # the kernels whose machine code is kept in files
 
 def compiled_here() -> int:
     """How many kernels, counted for each kind of arguments, were compiled in this process and not read from a file."""
-    of_kernels = sum(sum(dispatcher.stats.cache_misses.values()) for dispatcher in _KEPT)
-    return of_kernels + sum(callback.compiled_here for callback in _CALLBACKS)
+    return sum(sum(dispatcher.stats.cache_misses.values()) for dispatcher in _KEPT)
 
 
 def _compile(
@@ -224,35 +222,6 @@ def small(function: Callable[..., Any]) -> Any:
     if not config.DISABLE_JIT:
         dispatcher.__class__ = _CompiledOnly
     return dispatcher
-
-
-_CALLBACKS: list[Callback] = []
-
-
-class Callback:
-    """A function of numbers, of type int64, that compiled code calls by its address and knows nothing else of."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        numbers = (int64,) * function.__code__.co_argcount
-        self.function = function
-        compiled: Any = CFunc(function, (numbers, none), {}, {"error_model": "numpy"})
-        with suppress(RuntimeError):  # no folder can be written to
-            compiled._cache = _KernelCache(function)
-        self._compiled = compiled
-        self.compiled_here = False
-        _CALLBACKS.append(self)
-
-    @cached_property
-    def address(self) -> int:
-        """Where its machine code lies; compiled, or read from its file, when this is asked for first."""
-        interruptible(self._compiled.compile)
-        self.compiled_here = self._compiled.cache_hits == 0
-        return int(self._compiled.address)
-
-
-def callback(function: Callable[..., Any]) -> Callback:
-    """Compile `function` to be called by its address, with numbers of type int64. It must not raise."""
-    return Callback(function)
 
 
 def exact(function: Callable[..., Any]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+import threading
 import time
 from typing import Any
 
@@ -174,9 +175,13 @@ def _compiled_fetch_add(typing, counters, index, value):
     return signature, codegen
 
 
+_one_at_a_time = threading.Lock()
+
+
 def _plain_fetch_add(counters: Any, index: int, value: int) -> int:
-    before = int(counters[index])
-    counters[index] += value
+    with _one_at_a_time:
+        before = int(counters[index])
+        counters[index] += value
     return before
 
 
@@ -193,9 +198,10 @@ def _compiled_compare_exchange(typing, counters, index, old, new):
 
 
 def _plain_compare_exchange(counters: Any, index: int, old: int, new: int) -> bool:
-    equal = int(counters[index]) == old
-    if equal:
-        counters[index] = new
+    with _one_at_a_time:
+        equal = int(counters[index]) == old
+        if equal:
+            counters[index] = new
     return equal
 
 
@@ -231,9 +237,7 @@ def read_at(typing, descriptor, pointer, count, offset):
 
 
 @intrinsic
-def nanoseconds(typing):
-    """What a clock of the C library shows that only goes on."""
-
+def _compiled_nanoseconds(typing):
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         shown = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))  # seconds, and nanoseconds
         function_type = ir.FunctionType(I32, [I32, shown.type])
@@ -245,17 +249,8 @@ def nanoseconds(typing):
     return types.int64(), codegen
 
 
-@intrinsic
-def call_at(typing, address, a, b, c):
-    """Call a C function of three numbers, int64, by its address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address, *numbers = arguments
-        function_type = ir.FunctionType(ir.VoidType(), [I64] * len(numbers))
-        builder.call(builder.inttoptr(address, function_type.as_pointer()), numbers)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+# nanoseconds(): what a clock shows that only goes on.
+nanoseconds = time.monotonic_ns if config.DISABLE_JIT else _compiled_nanoseconds
 
 
 @intrinsic
@@ -267,8 +262,8 @@ def _compiled_pointer_at(typing, address, like):
 
 
 def _plain_pointer_at(address: int, like: Any) -> Any:
-    memory = (ctypes.c_uint8 * (sys.maxsize // 2)).from_address(int(address))
-    return np.frombuffer(memoryview(memory), like.dtype)
+    size = sys.maxsize // 16 * 8  # in bytes of the largest elements that there are
+    return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(int(address))), like.dtype)
 
 
 # pointer_at(address, like): a pointer to an address, to elements of the type of `like`.

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from fastsgd.kernels.activations import has_slope
 from fastsgd.kernels.crew import COUNTERS, MAX_THREADS
-from fastsgd.kernels.errands import ERRAND_SIZE
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.losses import default_parameters
 from fastsgd.kernels.matmul import Matrix, Panel, strip_width
@@ -45,14 +44,13 @@ TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
 
 # Where things lie in `Workspace.numbers`, after the counters: first of the four tables, and how long some are; then
 # where the parts of `Workspace.memory` start, threads that will work, and rows that there is room for. Where batches
-# are in groups, OUTPUTS to ROW_WEIGHTS are the first thread's room for rows, and SLICE is how far the next one's is. At
-# last what the threads do for others.
+# are in groups, OUTPUTS to ROW_WEIGHTS are the first thread's room for rows, and SLICE is how far the next one's is.
 (
     LAYERS, LAYOUT, PANELS, TASKS, N_LAYERS, N_TASKS,
     OUTPUTS, DELTAS, SLOPES, TARGETS, ROW_WEIGHTS, PACKED, GRADIENTS, PARTIALS, SCRATCH, ZEROS, ONE, SHIFT, SCALE,
-    SETTINGS, COUNT_UP, THREADS, ROWS, SLICE, ERRAND,
-) = range(COUNTERS, COUNTERS + 25)  # fmt: skip
-_TABLES = ERRAND + ERRAND_SIZE
+    SETTINGS, COUNT_UP, THREADS, ROWS, SLICE,
+) = range(COUNTERS, COUNTERS + 24)  # fmt: skip
+_TABLES = COUNTERS + 24
 # Elements that lie between what one thread writes and what another does. Processors ask for lines beyond those that are
 # read or written in order, and a line that another core asked for must be won back.
 APART = 1024

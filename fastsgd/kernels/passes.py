@@ -17,7 +17,6 @@ from fastsgd.kernels.activations import (
     scale_rows,
 )
 from fastsgd.kernels.dots import make_dots
-from fastsgd.kernels.errands import expect_places
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.linear import outputs_in_place
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
@@ -30,7 +29,6 @@ from fastsgd.kernels.network import (
     BIAS_START,
     DELTAS,
     DOT_OUTPUTS,
-    ERRAND,
     FORWARD,
     FORWARD_STRIP,
     KERNEL,
@@ -109,7 +107,7 @@ class Part(NamedTuple):
     """m rows of a batch on their way, the first by its number in the batch, in the slab's order and in the workspace.
 
     On the way memory is asked for `expected` rows that come in the order from `ahead` on; where rows are read in place,
-    for m of them; and for `listed` places of an errand, whose numbers lie at the address `places`.
+    for m of them.
     """
 
     row: int
@@ -118,8 +116,6 @@ class Part(NamedTuple):
     m: int
     ahead: int
     expected: int
-    places: int
-    listed: int
 
 
 @inlined
@@ -182,17 +178,14 @@ def expect_rows(rows, position, m, with_inputs):
 
 
 @small
-def _expect_part(arena, rows, part, turn, turns):
-    """Ask memory for turn `turn` of `turns` of the rows that a part expects, and of the places of an errand: all of
-    them at once would wait for one another, and the products for them."""
+def _expect_part(rows, part, turn, turns):
+    """Ask memory for the rows of turn `turn` of `turns` among those that a part expects: all of them at once would wait
+    for one another, and the products for them."""
     first, last = part.expected * turn // turns, part.expected * (turn + 1) // turns
     if last > first and rows.ordered:
         expect_rows(rows, part.ahead + first, last - first, True)
     elif last > first:
         _prefetch_run(rows.x, (part.ahead + first) * rows.n_in, (part.ahead + last) * rows.n_in)
-    first, last = part.listed * turn // turns, part.listed * (turn + 1) // turns
-    if last > first:
-        expect_places(advance(arena.numbers, ERRAND), part.places, first, last)
 
 
 @serial
@@ -317,7 +310,7 @@ def _forward_with_slopes(arena, rows, part, in_place, raw):
     last = arena.numbers[N_LAYERS] - 1
     for layer in range(last + 1):
         if not in_place:
-            _expect_part(arena, rows, part, layer, 2 * last + 1)
+            _expect_part(rows, part, layer, 2 * last + 1)
         activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
         left = _layer_sums(arena, rows, part, in_place, layer, activation)
         # A slope that nobody needs, of ReLU, goes where the deltas will be.
@@ -334,7 +327,7 @@ def _backward(arena, rows, part):
     width = strip_width(arena.memory)
     zero = arena.memory[arena.numbers[ZEROS]]
     for layer in range(arena.numbers[N_LAYERS] - 1, 0, -1):
-        _expect_part(arena, rows, part, 2 * last + 1 - layer, 2 * last + 1)
+        _expect_part(rows, part, 2 * last + 1 - layer, 2 * last + 1)
         n, k = layer_field(arena, layer, N_IN), layer_field(arena, layer, N_OUT)
         activation = layer_field(arena, layer - 1, ACTIVATION)
         start = arena.numbers[PACKED] + panel_field(arena, layer, BACKWARD)

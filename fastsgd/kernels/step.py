@@ -18,13 +18,11 @@ import numpy as np
 from numba import prange
 
 from fastsgd.kernels.crew import next_task, start_tasks
-from fastsgd.kernels.errands import errand_tasks, next_places, run_errand
 from fastsgd.kernels.jit import inlined, parallel, serial, small
 from fastsgd.kernels.linear import gradient_in_place, predicts_in_place, trains_in_place
 from fastsgd.kernels.machine import advance, lanes_of, never_inline, pointer, region_threads
 from fastsgd.kernels.network import (
     BLOCK_ROWS,
-    ERRAND,
     LOSS_PARAMETERS,
     N_LAYERS,
     N_TASKS,
@@ -64,20 +62,16 @@ _PREDICTED_ROWS = 128  # of a task of a prediction, or one block: a task of less
 
 
 @serial
-def start_slab(network, workspace, rates, loss_parameters, threads, errand):
+def start_slab(network, workspace, rates, loss_parameters, threads):
     """Begin a slab, before any worker: no task is taken yet, and what standardizes, the rates and the parameters of the
     loss (both empty for a prediction) are copied to the workspace.
 
-    Blocks, and lanes of tasks, are made for so many threads; the numbers of workers that predict are below it. An
-    `errand` (int64 numbers, or empty for none) is done between the tasks of the steps (`fastsgd.kernels.errands`).
+    Blocks, and lanes of tasks, are made for so many threads; the numbers of workers that predict are below it.
     """
     never_inline()
     memory, numbers = workspace.memory, workspace.numbers
     start_tasks(numbers)
     numbers[THREADS] = threads
-    numbers[ERRAND] = 0
-    for i in range(errand.size):
-        numbers[ERRAND + i] = errand[i]
     settings = numbers[SETTINGS]
     starts = (numbers[SHIFT], numbers[SCALE], settings + RATE, settings + LOSS_PARAMETERS)
     for start, values in zip(starts, (network.shift, network.scale, rates, loss_parameters)):
@@ -176,14 +170,12 @@ def _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task):
         for begin in range(group_first, group_last, together):
             count = min(together, group_last - begin)
             ahead, expected = _next_rows(arena, cut, start, m, n_rows, task, begin + count, group_last, last)
-            errand = advance(arena.numbers, ERRAND)
-            places, listed = next_places(errand, worker, arena.numbers[THREADS], 0 if in_place else count)
             if in_place:
                 if expected < count:
                     ahead = start + begin
                 expect_rows(rows, ahead, count, False)
             at = 0 if cut.group > 0 else begin
-            part = Part(begin, start + begin, at, count, ahead, expected, places, listed)
+            part = Part(begin, start + begin, at, count, ahead, expected)
             rows_pass(arena, rows, job, part)
             if in_place:
                 gradient_in_place(arena, rows, part, gradient, begin == group_first)
@@ -224,7 +216,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
     never_inline()
     arena, rows = _arena(network, workspace), source_rows(source)
     velocity, loss, mode = pointer(state.velocity, 0), state.loss, state.mode
-    sums, errand = pointer(workspace.block_loss, 0), advance(arena.numbers, ERRAND)
+    sums = pointer(workspace.block_loss, 0)
     n_rows, n_weights, threads = source_size(source), arena.numbers[N_TASKS], arena.numbers[THREADS]
     cut = _cut(arena, batch_size)
     end = phase = 0
@@ -235,18 +227,13 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
         if m < batch_size:
             cut = _cut(arena, m)
         if step >= 0:
-            others = errand_tasks(errand, step)
-            tasks = others + cut.tasks
-            end += tasks
+            end += cut.tasks
             phase += 1
             while True:
-                task = next_task(arena.numbers, worker, threads, phase, tasks, end)
+                task = next_task(arena.numbers, worker, threads, phase, cut.tasks, end)
                 if task < 0:
                     break
-                if task < others:
-                    run_errand(errand, step, task)
-                    continue
-                _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task - others)
+                _rows_task(arena, loss, rows, sums, worker, cut, start, m, n_rows, task)
         end += n_weights
         phase += 1
         while True:
@@ -267,7 +254,7 @@ def train_worker(worker, network, state, workspace, source, batch_size, losses):
 def train_slab(network, state, workspace, source, batch_size, losses):
     """One step for each `batch_size` rows of a slab, the last on what is left; losses[i] := mean loss of batch i."""
     threads = min(workspace.workers, region_threads())
-    start_slab(network, workspace, state.rates, state.loss_parameters, threads, workspace.numbers[:0])
+    start_slab(network, workspace, state.rates, state.loss_parameters, threads)
     for worker in prange(threads):
         train_worker(np.int64(worker), network, state, workspace, source, batch_size, losses)
 
@@ -275,7 +262,7 @@ def train_slab(network, state, workspace, source, batch_size, losses):
 @serial
 def train_slab_serial(network, state, workspace, source, batch_size, losses):
     """The one-thread twin of `train_slab`."""
-    start_slab(network, workspace, state.rates, state.loss_parameters, 1, workspace.numbers[:0])
+    start_slab(network, workspace, state.rates, state.loss_parameters, 1)
     train_worker(np.int64(0), network, state, workspace, source, batch_size, losses)
 
 
@@ -332,7 +319,7 @@ def forward_worker(worker, network, workspace, x, raw, out):
             for first in range(begin, last, block):
                 m = min(block, last - first)
                 ahead = first + m if first + 2 * m <= n_rows else first
-                forward(arena, rows, Part(first, first, at, m, ahead, 0, 0, 0), in_place, raw)
+                forward(arena, rows, Part(first, first, at, m, ahead, 0), in_place, raw)
                 _put_rows(rows_of(arena, OUTPUTS, arena.numbers[N_LAYERS], at), m, out.shape[1], result, first)
 
 
@@ -340,8 +327,7 @@ def forward_worker(worker, network, workspace, x, raw, out):
 def forward_slab(network, workspace, x, raw, out):
     """out (rows, n_outputs) := the network's outputs for x (rows, n_in), without the last activation where `raw`."""
     threads = min(workspace.workers, region_threads())
-    nothing = workspace.memory[:0]
-    start_slab(network, workspace, nothing, nothing, threads, workspace.numbers[:0])
+    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0], threads)
     for worker in prange(threads):
         forward_worker(np.int64(worker), network, workspace, x, raw, out)
 
@@ -349,8 +335,7 @@ def forward_slab(network, workspace, x, raw, out):
 @serial
 def forward_slab_serial(network, workspace, x, raw, out):
     """The one-thread twin of `forward_slab`."""
-    nothing = workspace.memory[:0]
-    start_slab(network, workspace, nothing, nothing, 1, workspace.numbers[:0])
+    start_slab(network, workspace, workspace.memory[:0], workspace.memory[:0], 1)
     forward_worker(np.int64(0), network, workspace, x, raw, out)
 
 

@@ -387,7 +387,6 @@ class Sequential:
     def _forward(
         self, x: NDArray[np.floating], out: NDArray[np.floating], raw: bool, threads: int | None, batch_size: int
     ) -> None:
-        from fastsgd.kernels.errands import NO_ERRAND
         from fastsgd.kernels.network import make_workspace
         from fastsgd.kernels.sharing import share
         from fastsgd.kernels.step import forward_worker, start_slab
@@ -403,7 +402,7 @@ class Sequential:
             workspace = make_workspace(self.network, rows)
         count = worth_threads(self._forward_work * len(x), 1, available_threads(threads))
         count = min(count, workspace.workers)
-        start_slab(self.network, workspace, workspace.memory[:0], workspace.memory[:0], count, NO_ERRAND)
+        start_slab(self.network, workspace, workspace.memory[:0], workspace.memory[:0], count)
         share(forward_worker, count, self.network, workspace, x, raw, out)
         self._idle[:] = [workspace]
 

@@ -205,7 +205,7 @@ class Trainer:
         self._prepare(train)
         if held_out is not None:
             self._require_fit(held_out)
-        loader = self._loader(train, batch_size, trains=True, memory=memory, seed=seed, shuffle=shuffle)
+        loader = self._loader(train, batch_size, memory=memory, seed=seed, shuffle=shuffle)
         display, batch = make_progress(progress), min(int(batch_size), train.n_rows)
         run = Run(self, loader, held_out, range(first, first + last), batch, display)
         settings = None if checkpoint is None else as_checkpoint(checkpoint)
@@ -247,7 +247,7 @@ class Trainer:
             return "; for class numbers in one column there is 'sparse_categorical_crossentropy'"
         return ""
 
-    def _loader(self, dataset: Dataset, batch_size: int, *, trains: bool = False, **options: Any) -> Loader:
+    def _loader(self, dataset: Dataset, batch_size: int, **options: Any) -> Loader:
         from fastsgd.kernels.threads import available_threads
 
         batch_size, threads = checked_batch_size(batch_size), available_threads(self.threads)
@@ -261,7 +261,6 @@ class Trainer:
             threads=self.threads,
             takes_order=True,
             takes_turns=self._takes_turns(dataset, batch_size, slab_limit),
-            fills_between=trains and not self._is_light(dataset),
             **options,
         )
 
@@ -278,12 +277,8 @@ class Trainer:
         computing = worth_threads(
             self._cost_per_row * batch_size, slab_rows / batch_size, available_threads(self.threads)
         )
-        is_light = not dataset.decodes() and self._is_light(dataset)
+        is_light = not dataset.decodes() and self._cost_per_row < _OPERATIONS_TO_BRING_A_BYTE * dataset.row_bytes
         return cores > 1 and (computing >= cores or (is_light and available_threads(self.threads) >= cores))
-
-    def _is_light(self, dataset: Dataset) -> bool:
-        """Whether to train on rows is less work than to bring them."""
-        return self._cost_per_row < _OPERATIONS_TO_BRING_A_BYTE * dataset.row_bytes
 
     @property
     def _cost_per_row(self) -> float:
@@ -329,9 +324,8 @@ class Trainer:
 
     def _train(self, slab: Slab, batch_size: int) -> NDArray[np.float64]:
         """One step for each batch of a slab; the mean loss of each."""
-        from fastsgd.kernels.errands import NO_ERRAND
         from fastsgd.kernels.sharing import share
-        from fastsgd.kernels.step import start_slab
+        from fastsgd.kernels.step import start_slab, train_worker
         from fastsgd.kernels.threads import Pace, available_threads, worth_threads
 
         arguments = self._arguments(slab, batch_size)
@@ -339,13 +333,9 @@ class Trainer:
         work = self._cost_per_row * min(batch_size, len(slab))
         most = min(worth_threads(work, len(losses), available_threads(self.threads)), workspace.workers)
         pace = self._paces.setdefault((batch_size, most), Pace(most))
-        threads = pace.threads()
-        errand = NO_ERRAND if slab.refill is None else slab.refill.errand(threads)
-        begin = time.perf_counter()
-        start_slab(network, workspace, state.rates, state.loss_parameters, threads, errand)
-        share(_work, threads, slab, *arguments)
-        if slab.refill is not None:
-            slab.refill.did(len(losses))
+        threads, begin = pace.threads(), time.perf_counter()
+        start_slab(network, workspace, state.rates, state.loss_parameters, threads)
+        share(train_worker, threads, *arguments)
         pace.did(threads, self._cost_per_row * len(slab), time.perf_counter() - begin)
         self.steps += len(losses)
         return losses  # type: ignore[no-any-return]
@@ -440,13 +430,6 @@ class Trainer:
         skipped = dataset.n_rows - rows
         means = {name: finished(name, total / rows) for name, total in sums.items()}
         return means | ({"skipped": skipped} if skipped else {})
-
-
-def _work(worker: np.int64, slab: Slab, *arguments: Any) -> None:
-    """Train on a slab as one of several threads, keeping the memory that its refill has only addresses of."""
-    from fastsgd.kernels.step import train_worker
-
-    train_worker(worker, *arguments)
 
 
 def _warn_of_clustering(loader: Loader) -> None:

@@ -45,8 +45,6 @@ def warmup_steps(
             yield f"{dtype}: training, evaluation and prediction on several threads", partial(_train, dtype, 2)
         for storage in storages:
             yield f"{dtype}: data that are {storage}", partial(_read, dtype, storage, several)
-    if several:
-        yield "data that are read between the steps of training", _refill
 
 
 def _train(dtype: str, threads: int) -> None:
@@ -56,12 +54,6 @@ def _train(dtype: str, threads: int) -> None:
     trainer.fit(data, batch_size=_BATCH[threads], validation=data, progress=False)
     trainer.train_batch(x[:100], x[:100, :1])
     trainer.model.predict(x, threads=threads)
-
-
-def _refill() -> None:
-    from fastsgd.kernels.refill import refill
-
-    assert refill.address
 
 
 def _read(dtype: str, storage: str, several: bool) -> None:

@@ -1,10 +1,8 @@
-"""Slabs that training's threads fill while they train on the slab before: the same rows, however much they get done."""
+"""Rows that lie in files as in memory, brought by compiled code alone: the same as by blocks, and what goes wrong."""
 
-import ctypes
 import gc
 import itertools
 import os
-import weakref
 from contextlib import closing
 from itertools import product
 
@@ -13,27 +11,27 @@ import numpy as np
 import pytest
 from data_files import ChunkByChunk, features_of, numbers_of
 
-import fastsgd.data.incoming as incoming_module
-import fastsgd.data.loader as loader_module
+import fastsgd.data.passage as passage_module
 import fastsgd.data.readers as readers_module
-import fastsgd.data.refill as refill_module
 import fastsgd.data.stream as stream_module
-import fastsgd.data.transfer as transfer_module
+import fastsgd.data.team as team_module
 from fastsgd import SGD, Checkpoint, Dense, Sequential, Trainer
+from fastsgd.data.incoming import Incoming
 from fastsgd.data.loader import Loader
 from fastsgd.data.order import block_order
+from fastsgd.data.straight import StraightFiller
+from fastsgd.data.team import Team
 from fastsgd.errors import DataError
-from fastsgd.kernels.sharing import keep_threads, share
+from fastsgd.kernels.sharing import keep_threads
 
 ROWS, CHUNK, BATCH = 3000, 50, 16
-MEMORY = "60kB"
-FUNCTION, ARGUMENT, EVERY, TASKS, BEFORE = range(5)
+MEMORY = "30kB"
 
 
 @pytest.fixture(autouse=True)
 def small_turns(monkeypatch):
     """Of a few rows each, as slabs are small."""
-    monkeypatch.setattr(refill_module, "_TURN_BYTES", 100)
+    monkeypatch.setattr(passage_module, "_TASK_BYTES", 100)
 
 
 def write(folder, *, files=1, dtype=np.float32, change=lambda numbers, parts: None, **options):
@@ -49,61 +47,34 @@ def write(folder, *, files=1, dtype=np.float32, change=lambda numbers, parts: No
     return ChunkByChunk(paths, "X", "y", weight="w")
 
 
-def train_on(slab, batches, threads):
-    """What training of so many batches does for the next slab."""
-    errand = slab.refill.errand(threads)
-    if len(errand):
-        call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(int(errand[FUNCTION]))
-        for step in range(int(errand[BEFORE]), int(errand[BEFORE]) + batches):
-            if step % errand[EVERY] == 0:
-                turn, tasks = step // errand[EVERY], int(errand[TASKS])
-                # Those of a turn in any order, and at the same time.
-                share(lambda task, turn=turn, tasks=tasks: call(errand[ARGUMENT], turn, tasks - 1 - task), tasks)
-    slab.refill.did(batches)
-
-
-def rows_of(loader, start=0, *, done=lambda number, batches: [batches], threads=2, found=None):
-    """The rows of an epoch, put into `found`; `done` says for each slab's number how many batches are trained on in
-    each of its pieces, before the rest is left to be done."""
+def rows_of(loader, start=0, *, found=None):
+    """The rows of an epoch, put into `found`."""
     found = [] if found is None else found
     with closing(loader.epoch(0, start)) as slabs, keep_threads():
-        for number, slab in enumerate(slabs):
-            if slab.refill is not None:
-                for batches in done(number, loader.batches(len(slab))):
-                    train_on(slab, batches, threads)
-            found.append((slab.x.copy(), slab.y.copy(), slab.weight.copy()))
+        found.extend((slab.x.copy(), slab.y.copy(), slab.weight.copy()) for slab in slabs)
     return found
 
 
-def loader_of(dataset, *, batch_size=BATCH, memory=MEMORY, fills_between=True, **options):
-    return Loader(
-        dataset, batch_size=batch_size, memory=memory, takes_turns=True, fills_between=fills_between, **options
-    )
+def loader_of(dataset, *, batch_size=BATCH, memory=MEMORY, **options):
+    return Loader(dataset, batch_size=batch_size, memory=memory, takes_turns=True, **options)
 
 
 def plainly(dataset, monkeypatch, **options):
-    """The numbers of the rows as slabs are filled one after the other."""
+    """The numbers of the rows as they come by blocks."""
     with monkeypatch.context() as patch:
-        patch.setattr(stream_module, "may_overlap", lambda loader, reader: False)
+        patch.setattr(stream_module, "goes_straight", lambda loader, reader: False)
         return numbers_of(rows_of(loader_of(dataset, **options)))
 
 
-AMOUNTS = {
-    "all": lambda number, batches: [batches],
-    "none": lambda number, batches: [],
-    "some": lambda number, batches: [number * 5 % (batches + 1)],
-    "in pieces": lambda number, batches: [1, batches // 2, batches - 1 - batches // 2],
-}
-
-
 @pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("amount", AMOUNTS)
 @pytest.mark.parametrize("threads", [1, 2, 3, 6, 16])
-def test_rows_are_those_of_slabs_that_are_filled_one_after_the_other(tmp_path, monkeypatch, shuffle, amount, threads):
+def test_rows_are_those_of_blocks(tmp_path, monkeypatch, shuffle, threads):
     dataset = write(tmp_path)
-    wanted = plainly(dataset, monkeypatch, shuffle=shuffle)
+    wanted = plainly(dataset, monkeypatch, shuffle=shuffle, threads=1)
     assert len(wanted) == ROWS
-    found = rows_of(loader_of(dataset, shuffle=shuffle), done=AMOUNTS[amount], threads=threads)
+    monkeypatch.setattr(Loader, "threads", lambda self: threads)
+    monkeypatch.setattr(team_module, "_BYTES_A_THREAD", 1)
+    found = rows_of(loader_of(dataset, shuffle=shuffle))
     assert len(found) > 5
     np.testing.assert_array_equal(numbers_of(found), wanted)
 
@@ -127,7 +98,7 @@ def test_of_more_files_than_may_be_open_some_rows_come_otherwise(tmp_path, monke
 
 def test_a_turn_may_swap_a_row_that_the_turn_before_swapped(tmp_path, monkeypatch):
     """A window of few slots, which rows of a turn, and of the next, meet in."""
-    monkeypatch.setattr(refill_module, "_TURN_BYTES", 600)
+    monkeypatch.setattr(passage_module, "_TASK_BYTES", 600)
     dataset = write(tmp_path)
     options = {"memory": "12kB", "batch_size": 8}
     loader = loader_of(dataset, **options)
@@ -144,10 +115,12 @@ def test_an_epoch_is_gone_on_with_at_any_row(tmp_path, start):
 
 
 def test_of_what_dtypes_and_sources(tmp_path, monkeypatch):
-    """Others are filled one after the other."""
+    """Others come by blocks."""
     seen = []
-    monkeypatch.setattr(stream_module, "Overlap", lambda *arguments: seen.append(1) or overlap(*arguments))
-    for name, dtype, options, overlaps in [
+    monkeypatch.setattr(
+        stream_module, "StraightFiller", lambda *arguments: seen.append(1) or StraightFiller(*arguments)
+    )
+    for name, dtype, options, straight in [
         ("single", np.float32, {}, True),
         ("double", np.float64, {}, False),
         ("packed", np.float32, {"compression": "gzip"}, False),
@@ -156,13 +129,10 @@ def test_of_what_dtypes_and_sources(tmp_path, monkeypatch):
         dataset = write(tmp_path / name, dtype=dtype, **options)
         seen.clear()
         assert len(numbers_of(rows_of(loader_of(dataset)))) == ROWS
-        assert bool(seen) == overlaps, name
+        assert bool(seen) == straight, name
     found = rows_of(loader_of(write(tmp_path, dtype=np.float64), dtype=np.float64))
     assert seen == [1]
     assert np.concatenate([x for x, _, _ in found]).dtype == np.float64
-
-
-overlap = stream_module.Overlap
 
 
 @pytest.mark.parametrize("part", ["X", "y", "w"])
@@ -189,17 +159,16 @@ def test_blocks_before_one_that_cannot_be_had_come_first(tmp_path):
     assert np.concatenate(came).tolist() == list(range(4 * CHUNK))
 
 
-@pytest.mark.parametrize("amount", ["all", "none"])
 @pytest.mark.parametrize("part", ["X", "y", "w"])
-def test_a_value_that_is_not_finite_is_named(tmp_path, amount, part):
+def test_a_value_that_is_not_finite_is_named(tmp_path, part):
     def spoil(numbers, parts):
         parts[part][numbers == 1234] = np.nan
 
     loader = loader_of(write(tmp_path, change=spoil))
     with pytest.raises(DataError, match=rf"part0\.h5: dataset '{part}', row 1234, column 0 is nan"):
-        rows_of(loader, done=AMOUNTS[amount])
+        rows_of(loader)
     with pytest.raises(DataError, match="row 1234"):
-        rows_of(loader, done=AMOUNTS[amount])
+        rows_of(loader)
 
 
 def test_a_target_that_does_not_suit_is_named_when_its_row_comes(tmp_path, monkeypatch):
@@ -219,26 +188,39 @@ def test_a_target_that_does_not_suit_is_named_when_its_row_comes(tmp_path, monke
     assert ROWS // 4 < max(went_out) < ROWS - 12
 
 
-def go_with_a_cut(dataset, *, back, found, **options):
-    """An epoch in which the file is cut short after two batches of the second slab, and, if it comes `back`, is whole
-    again before the rest is read, and says that it never changed."""
-    path, loader = dataset.paths[0], loader_of(dataset, **options)
+def go_with_a_cut(dataset, monkeypatch, *, back, found, **options):
+    """An epoch in which the file is cut short when a few turns of the third slab are done, and, if it comes `back`, is
+    whole again before its rows are read by block, and says that it never changed."""
+    path, loader, moved, moves = dataset.paths[0], loader_of(dataset, **options), [], []
+    read_by_block, move = Incoming._read_by_block, Team.move
     with open(path, "rb") as file:
         content = file.read()
     times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
-    with closing(loader.epoch(0)) as slabs, keep_threads():
-        for number, slab in enumerate(slabs):
-            if slab.refill is not None and number == 1:
-                train_on(slab, 2, 2)
+
+    def count(self, *arguments):
+        if len(found) == 2:
+            moves.append(1)
+            if len(moves) == 5:
                 os.truncate(path, len(content) // 3)
-                train_on(slab, loader.batches(len(slab)) - 2, 2)
-                assert slab.refill.outcome == 0
-                assert 0 < slab.refill.moved <= slab.refill.read
-                if back:
-                    with open(path, "r+b") as file:
-                        file.write(content)
-                    os.utime(path, ns=times)
-            found.append((slab.x.copy(), slab.y.copy(), slab.weight.copy()))
+        move(self, *arguments)
+
+    def read_again(self, team, first):
+        moved.append((first, len(self._places.x)))
+        if back:
+            with open(path, "r+b") as file:
+                file.write(content)
+            os.utime(path, ns=times)
+        read_by_block(self, team, first)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(passage_module, "_PIECE_BYTES", 1)  # a turn
+        patch.setattr(Incoming, "_read_by_block", read_again)
+        patch.setattr(Team, "move", count)
+        try:
+            rows_of(loader, found=found)
+        finally:
+            ((first, rows),) = moved
+            assert 0 < first < rows
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -247,11 +229,11 @@ def test_a_file_that_is_cut_short_meanwhile(tmp_path, monkeypatch, back):
     dataset = write(tmp_path)
     wanted, found = plainly(dataset, monkeypatch), []
     if back:
-        go_with_a_cut(dataset, back=True, found=found)
+        go_with_a_cut(dataset, monkeypatch, back=True, found=found)
         np.testing.assert_array_equal(numbers_of(found), wanted)
     else:
         with pytest.raises(DataError, match="has changed: it was cut short"):
-            go_with_a_cut(dataset, back=False, found=found)
+            go_with_a_cut(dataset, monkeypatch, back=False, found=found)
 
 
 def incoming_numbers(loader, first, count):
@@ -262,10 +244,10 @@ def incoming_numbers(loader, first, count):
 
 @pytest.mark.parametrize("place", [0, 5, 20])
 @pytest.mark.parametrize("part", ["X", "y", "label"])
-def test_rows_that_were_swapped_before_a_read_fell_short_are_looked_at_too(tmp_path, part, place):
+def test_rows_that_were_swapped_before_a_read_fell_short_are_looked_at_too(tmp_path, monkeypatch, part, place):
     (tmp_path / "sound").mkdir()
     loader = loader_of(write(tmp_path / "sound"))
-    bad = incoming_numbers(loader, loader.plan.window_rows + 2 * len(loader.take_room().slabs[0]), 40)[place]
+    bad = incoming_numbers(loader, loader.plan.window_rows + 2 * len(loader.take_room().slab), 40)[place]
 
     def spoil(numbers, parts):
         if part != "label":
@@ -277,79 +259,22 @@ def test_rows_that_were_swapped_before_a_read_fell_short_are_looked_at_too(tmp_p
 
     found = []
     with pytest.raises(DataError, match=f"dataset '{part[0] if part == 'X' else 'y'}', row {bad}, column 0"):
-        go_with_a_cut(write(tmp_path, change=spoil), back=True, found=found, check_target=check)
+        go_with_a_cut(write(tmp_path, change=spoil), monkeypatch, back=True, found=found, check_target=check)
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_memory_that_threads_write_to_lives_as_long_as_what_tells_them(tmp_path, shuffle):
-    loader = loader_of(write(tmp_path), shuffle=shuffle)
-    room = loader.take_room()
-    loader.keep_room(room)
-    places = [weakref.ref(part) for part in (room.slabs[0].x, room.slabs[0].y, room.slabs[0].weight)]
-    slabs = loader.epoch(0)
-    next(slabs)
-    refill = next(slabs).refill  # of the third, which takes the first one's place
-    slabs.close()
-    del room, slabs, loader
-    gc.collect()
-    assert refill is not None
-    assert all(place() is not None for place in places)
-    del refill
-    gc.collect()
-    assert not any(place() is not None for place in places)
-
-
 def test_what_keeps_a_slab_from_being_asked_for_comes_after_the_one_before(tmp_path, monkeypatch):
-    begin, numbers, came = overlap._begin, itertools.count(), []
+    ask, numbers, came = StraightFiller._ask, itertools.count(), []
 
     def some(self, *arguments):
         if next(numbers) == 4:
             raise DataError("no more")
-        return begin(self, *arguments)
+        return ask(self, *arguments)
 
-    monkeypatch.setattr(overlap, "_begin", some)
+    monkeypatch.setattr(StraightFiller, "_ask", some)
     with pytest.raises(DataError, match="no more"):
         rows_of(loader_of(write(tmp_path)), found=came)
     assert len(came) == 4
-
-
-def test_large_batches_have_a_single_slab(tmp_path, monkeypatch):
-    """Places of as many rows are not listed; rows in their own order have none."""
-    monkeypatch.setattr(loader_module, "MOST_LISTED", BATCH - 1)
-    dataset = write(tmp_path)
-    assert not loader_of(dataset).fills_between
-    assert loader_of(dataset, shuffle=False).fills_between
-    assert loader_of(dataset, batch_size=BATCH - 1).fills_between
-
-
-def test_what_comes_slowly_is_not_for_threads_that_train(tmp_path, monkeypatch):
-    """Nor is what comes fast for having been asked for before, which goes on for some reads."""
-    loader = loader_of(write(tmp_path))
-    slow = [True]
-    monkeypatch.setattr(incoming_module, "is_slow", lambda *_: slow[0])
-    monkeypatch.setattr(transfer_module, "_MOST_ASKED", 10)
-    offered = []
-    with closing(loader.epoch(0)) as slabs, keep_threads():
-        for number, slab in enumerate(slabs):
-            offered.append(slab.refill is not None)
-            slow[0] = number < 2
-    assert offered[:4] == [False] * 4
-    assert all(offered[8:-1])
-
-
-def test_what_a_disk_gives_slowly_while_others_train_is_noticed(tmp_path, monkeypatch):
-    loader = loader_of(write(tmp_path))
-    monkeypatch.setattr(transfer_module, "_MOST_ASKED", 10)
-    offered = []
-    with closing(loader.epoch(0)) as slabs, keep_threads():
-        for number, slab in enumerate(slabs):
-            offered.append(slab.refill is not None)
-            if slab.refill is not None:
-                train_on(slab, loader.batches(len(slab)), 2)
-            monkeypatch.setattr(refill_module, "is_slow", lambda *_, number=number: number == 1)
-    assert offered[:4] == [True, True, False, False]
-    assert all(offered[8:-1])
 
 
 def test_memory_is_kept_for_the_next_epoch_until_others_need_it(tmp_path):
@@ -359,10 +284,10 @@ def test_memory_is_kept_for_the_next_epoch_until_others_need_it(tmp_path):
         return {slab.x.__array_interface__["data"][0] for slab in loader.epoch(0)}
 
     first = places()
-    assert len(first) == 2
+    assert len(first) == 1
     assert places() == first
     room = loader.take_room()
-    assert {slab.x.__array_interface__["data"][0] for slab in room.slabs} == first
+    assert {room.slab.x.__array_interface__["data"][0]} == first
     assert loader.take_room() is not room
     slabs = loader.epoch(0)
     next(slabs)  # two epochs at once have memory of their own
@@ -376,24 +301,14 @@ def test_memory_is_kept_for_the_next_epoch_until_others_need_it(tmp_path):
     assert loader._room is None
 
 
-def test_a_single_slab_where_rows_are_more_work_than_training(tmp_path, monkeypatch):
-    dataset = write(tmp_path)
-    loader = loader_of(dataset, fills_between=False)
-    (slab,) = loader.take_room().slabs
-    assert len(slab) > len(loader_of(dataset).take_room().slabs[0])
-    with closing(loader.epoch(0)) as slabs, keep_threads():
-        assert all(slab.refill is None for slab in slabs)
-    np.testing.assert_array_equal(numbers_of(rows_of(loader)), plainly(dataset, monkeypatch))
-
-
 def test_room_is_no_more_than_is_planned(tmp_path):
-    for memory, looks, between in product(["20kB", "60kB", "100kB"], [None, lambda y: None], [False, True]):
-        loader = loader_of(write(tmp_path), memory=memory, check_target=looks, fills_between=between)
+    for memory, looks in product(["20kB", "60kB", "100kB"], [None, lambda y: None]):
+        loader = loader_of(write(tmp_path), memory=memory, check_target=looks)
         room = loader.take_room()
-        arrays = [room.window, room.targets, *(part for slab in room.slabs for part in (slab.x, slab.y, slab.weight))]
+        arrays = [room.window, room.targets, room.slab.x, room.slab.y, room.slab.weight]
         assert sum(array.nbytes for array in arrays) <= loader.plan.total_bytes
-        assert len(room.slabs[0]) >= loader.plan.slab_rows
-        assert len(room.slabs[0]) % BATCH == 0
+        assert len(room.slab) >= loader.plan.slab_rows
+        assert len(room.slab) % BATCH == 0
 
 
 def losses(history):
@@ -426,10 +341,10 @@ class TestTraining:
     @pytest.mark.parametrize("loss", ["mse", "sparse_categorical_crossentropy"])
     def test_the_same_bits(self, tmp_path, monkeypatch, loss):
         dataset, found = self.data(tmp_path), []
-        for overlaps in (True, False):
+        for straight in (True, False):
             with monkeypatch.context() as patch:
-                if not overlaps:
-                    patch.setattr(stream_module, "may_overlap", lambda loader, reader: False)
+                if not straight:
+                    patch.setattr(stream_module, "goes_straight", lambda loader, reader: False)
                 trainer = self.trainer(loss)
                 history = trainer.fit(
                     dataset, epochs=3, batch_size=64, memory="300kB", validation=dataset, progress=False
@@ -452,7 +367,6 @@ class TestTraining:
         options = {"epochs": 2, "batch_size": 64, "memory": "300kB", "progress": False}
         self.trainer().fit(dataset, validation=dataset, **options)
         assert kept == [None, None]
-        assert [loader.fills_between for loader in loaders] == [True, False, False], "nobody trains while evaluating"
         loaders.clear()
         self.trainer().fit(dataset, **options)
         assert loaders[0]._room is not None

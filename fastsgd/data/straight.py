@@ -1,0 +1,149 @@
+"""An epoch whose rows lie in files as they do in memory: nothing but compiled code is needed to bring them.
+
+Each row is read to its place in a slab, and swapped there with one of the window, or goes on as it was read. How many
+rows go which way is known from the start, as none is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fastsgd.data.blocks import Reader, Rows
+from fastsgd.data.incoming import Incoming, lies_straight
+from fastsgd.data.order import block_order
+from fastsgd.data.passage import Move
+from fastsgd.data.readers import OPEN_FILES
+from fastsgd.data.slab import Slab
+from fastsgd.data.team import Team
+from fastsgd.data.window import Window
+
+if TYPE_CHECKING:
+    from fastsgd.data.loader import Loader
+
+
+def goes_straight(loader: Loader, reader: Reader) -> bool:
+    """Whether the rows of an epoch may come so; the first block tells how the others lie."""
+    dataset, blocks = loader.dataset, loader.blocks
+    if blocks.scattered or set(loader.check.types) != {loader.dtype}:
+        return False
+    # Rows of a slab that lie in more files than may be open would come one file after the other.
+    files, rows = len(dataset._files()) - 1, loader.plan.slab_rows * loader.plan.slabs
+    if files > OPEN_FILES and rows * len(blocks) > OPEN_FILES * dataset.n_rows:
+        return False
+    return lies_straight(loader, reader, blocks[0])
+
+
+class _Filling(NamedTuple):
+    """A slab on its way: the number of its first row; and rows that come from files, if any do, to places in the slab
+    or, of targets that are looked at, beside it."""
+
+    slab: Slab
+    first: int
+    places: Rows
+    incoming: Incoming | None
+
+
+class StraightFiller:
+    """Fills a slab, time and again, with the rows of an epoch, from the row `start` of its order on.
+
+    Parameters
+    ----------
+    loader : Loader
+    reader : Reader
+        Of its dataset.
+    epoch, start : int
+    team : Team
+        Reads and moves rows.
+    """
+
+    def __init__(self, loader: Loader, reader: Reader, epoch: int, start: int, team: Team) -> None:
+        self._loader = loader
+        self._reader = reader
+        self._team = team
+        self._start = start
+        self._room = room = loader.take_room()
+        n_blocks = len(loader.blocks)
+        self._window = Window(loader, epoch, team, room.window) if loader.shuffle else None
+        self._order = block_order(n_blocks, loader.seed, epoch) if loader.shuffle else np.arange(n_blocks)
+        self._before = loader.blocks.rows_before(self._order)
+        self._held = 0 if self._window is None else self._window.slots
+        self._swapped = loader.dataset.n_rows - self._held  # rows that others push out; the rest is drained
+
+    def slabs(self) -> Iterator[Slab]:
+        """Each slab when it is filled."""
+        if self._window is not None:
+            self._fill(self._window)
+        loader, ready = self._loader, list[Slab]()
+        size = len(self._room.slab)
+        for first in range(self._start, loader.dataset.n_rows, size):
+            slab, failed = self._room.slab.first(min(size, loader.dataset.n_rows - first)), None
+            try:
+                filling = self._ask(slab, first)
+            except Exception as error:
+                failed = error  # the rows before it come first
+            yield from ready
+            if failed is not None:
+                raise failed
+            self._finish(filling)
+            ready = [slab]
+        yield from ready
+        loader.keep_room(self._room)
+
+    def _incoming(self, first: int, last: int, places: Rows, move: Move | None) -> Incoming:
+        """Rows first to last of those that come, in their order, on their way to places and from there."""
+        self._team.go_on()
+        begin = int(np.searchsorted(self._before, first, side="right")) - 1
+        end = int(np.searchsorted(self._before, last, side="left"))
+        before, source = self._before[begin : end + 1], self._loader.blocks.first_rows[self._order[begin:end]]
+        spans = np.column_stack([np.maximum(before[:-1], first), np.minimum(before[1:], last)])
+        spans += (source - before[:-1]).reshape(-1, 1)
+        return Incoming(self._loader, self._reader, spans, places, move)
+
+    def _fill(self, window: Window) -> None:
+        """Bring the window to where the first row goes out."""
+        if self._start:
+            window.restore(self._reader, self._order, min(self._start, self._swapped))
+            return
+        slab = self._room.slab
+        for first in range(0, window.slots, len(slab)):
+            places = slab.parts(0, min(window.slots - first, len(slab)))
+            n = len(places.x)
+            moved = self._incoming(first, first + n, places, window.putting(places)).finish(self._team)
+            window.held += moved
+            window.admit([places.cut(moved, n)])
+
+    def _ask(self, slab: Slab, first: int) -> _Filling:
+        """Ask for the rows of a slab, which others may still be in."""
+        places, window = slab.parts(0, min(len(slab), max(0, self._swapped - first))), self._window
+        coming = len(places.x)
+        if not coming:
+            return _Filling(slab, first, places, None)
+        move = None
+        if window is not None:
+            outs = places
+            if self._room.targets.size:
+                # Targets are looked at when all are read; some are swapped by then, so they must not lie where they go.
+                places = places._replace(y=self._room.targets[:coming])
+            move = window.swapping(places, outs)
+        return _Filling(
+            slab, first, places, self._incoming(self._held + first, self._held + first + coming, places, move)
+        )
+
+    def _finish(self, filling: _Filling) -> None:
+        """Bring them there."""
+        slab, first, places, incoming = filling
+        window, coming = self._window, len(places.x)
+        moved = 0 if incoming is None else incoming.finish(self._team)
+        if window is None:
+            return
+        begin, outs = time.perf_counter(), slab.parts(0, len(slab))
+        window.exchanged += moved
+        if moved < coming:
+            window.exchange([places.cut(moved, coming)], outs.cut(moved, coming))
+        if coming < len(slab):
+            window.drain(first + coming - self._swapped, outs.cut(coming, len(slab)))
+        self._loader.spent.add(shuffling=time.perf_counter() - begin)
