@@ -14,7 +14,7 @@ from fastsgd.kernels.jit import inlined, serial
 from fastsgd.kernels.machine import fetch_add, nanoseconds, pointer, pointer_at, view
 from fastsgd.kernels.reading import END_ROW, FIRST_ROW, RUN_NUMBERS, SHORT, read_run
 from fastsgd.kernels.slots import put_row
-from fastsgd.kernels.swaps import LAG, Window, list_to_swap, make_board, places_of, swap_listed
+from fastsgd.kernels.swaps import LAG, Window, make_board, swap_rows
 
 MOST_TASKS = 16  # of a turn
 # A passage in int64 numbers. How many they are; rows in all, and of a turn, and bytes of a row; tasks of a turn; the
@@ -32,7 +32,7 @@ _RUN_NUMBERS = RUN_NUMBERS + 1
 # What is done with rows: they stay where they are read, go into slots of the window one after the other, or are swapped
 # with some.
 STAY, PUT, SWAP = range(3)
-LAGS = 0, 0, LAG  # turns from the one in which rows are read to when all of them are moved
+LAGS = 0, 0, 1 + LAG  # turns from the one in which rows are read to when all of them are moved
 
 
 @inlined
@@ -71,20 +71,19 @@ def _widths(table):
 
 @inlined
 def _block(table):
-    """The rows, as `swap_listed` takes a block."""
+    """The rows, as `swap_rows` takes a block."""
     return pointer(table, HEADER + table[PARTS])
 
 
 @inlined
 def _swap(table, turn, task):
-    """Swap what was listed, and read, in the turn before; list what is to be read in this one."""
+    """Swap what was read in the turn before, where all of it came."""
     board = make_board(table[BOARD], table[TASKS], (table[TURN_ROWS] + table[TASKS] - 1) // table[TASKS])
+    turn_first, (first, last) = _part(table, turn - 1, 0)[0], _part(table, turn - 1, task)
     if table[FAILED] < turn:
-        places_of(board, task)[0] = 0  # not all of them came
-    first, _ = _part(table, turn - 1, task)
-    swap_listed(board, turn, task, _window(table), _widths(table), _block(table), first)
-    first, last = _part(table, turn, task)
-    list_to_swap(board, turn, task, _window(table), first, last)
+        last = first
+    bounds = turn_first, first, last
+    swap_rows(board, turn, task, _window(table), _widths(table), _block(table), bounds)
 
 
 @inlined
@@ -99,7 +98,7 @@ def _put(table, turn, task):
 @serial
 def _do(table, turn, task):
     """Task `task` of a turn."""
-    if table[MOVE] == SWAP:
+    if table[MOVE] == SWAP and turn > 0:
         _swap(table, turn, task)
     if table[FAILED] >= turn:
         _read(table, turn, task)

@@ -20,7 +20,7 @@ from fastsgd.kernels.machine import (
 )
 from fastsgd.kernels.random import encipher_all, make_cipher, random_below
 
-AHEAD = 64  # rows that memory is asked for before they are needed, at most
+AHEAD = 64  # rows that memory is asked for before they are needed, at most; a power of two
 _AHEAD_BYTES = 1 << 13  # of these; a fourth of it took 1.8 times as long, and twice as much no less
 _DRAINED = 512  # rows that are looked up before any is copied
 _LINE = 64  # bytes of a line of the cache
@@ -58,7 +58,7 @@ def put_row(flat, at, widths, block, row):
 def put_rows(part, parts, window, widths, blocks, first, slots):
     """Part `part` of `parts` of: copy the rows of some blocks, one after the other, into slots: those from `first` on,
     or where there are any those of `slots` (rows,) int64, of which -1 is none. `blocks` (n, 1 + 2 * parts) int64 are
-    blocks as `swaps.swap_listed` takes one, from which nothing comes out."""
+    blocks as `swaps.swap_rows` takes one, from which nothing comes out."""
     width, flat = window.shape[1], pointer(window, 0)
     row = 0
     for number in range(blocks.shape[0]):

@@ -1,10 +1,10 @@
 """Rows that are swapped with random slots of a window, by several tasks at once, as one would swap them in their order.
 
-Rows go by turns, and those of a turn in parts that follow each other, one a task. A task lists the slots of its part,
-and marks them where others can see it. In the next turn it swaps its rows, but not those whose marks are also of a part
-before its own, or of a row that was put off: it puts these off, and in the turn after that the first task swaps them in
-their order, before any of its own. Of 8 marks a row few are the same; with more of them, threads whose cores are far
-apart waited longer for each other's marks than it takes to swap rows later.
+Rows go by turns, and those of a turn in parts that follow each other, one a task. Before it swaps its part, a task
+marks the slots of all parts before its own, and of rows that were put off in the last turn: where one of its rows has a
+mark, it is put off too. The first task swaps such rows in the next turn, in their order and before its own part. Each
+task looks up the slots of others for itself: to see them in another's memory takes longer, where cores are far from
+each other.
 
 Tasks of a turn may run at the same time, and must all have ended before any of the next begins.
 """
@@ -16,32 +16,22 @@ from typing import NamedTuple
 import numpy as np
 
 from fastsgd.kernels.jit import inlined, serial
-from fastsgd.kernels.machine import (
-    advance,
-    compare_exchange,
-    never_inline,
-    pointer_at,
-    prefetch,
-    read_counter,
-    swap_bytes,
-)
+from fastsgd.kernels.machine import advance, never_inline, pointer_at, swap_bytes
 from fastsgd.kernels.random import random_below
 from fastsgd.kernels.slots import AHEAD, expect_slot, rows_ahead
 
-LAG = 2  # turns from listing rows to when all of them are swapped
-_MARKS_A_ROW = 8
+LAG = 1  # turns from the one in which rows are swapped to when those that were put off are
+_MARKS_A_ROW = 64  # of which a few are the same for different slots
 _WORD = 64  # marks of a number
-_LINE = 8  # numbers of a line of the cache
+_TOGETHER = 16  # rows that were put off, of which memory is asked for all before any is swapped
 _PAGE = 512  # numbers; what different threads write lies in different pages
-_LOW, _GOLDEN = 2**31 - 1, 0x9E3779B1  # whose product is below 2**63
 
 
 class Board(NamedTuple):
-    """Where tasks have their lists and see each other's marks.
+    """Where tasks take notes.
 
-    Of a task lie one after the other: how many places its list has, and these, with room for `AHEAD` more; its marks,
-    for even turns and for odd ones; and what it puts off in even turns and in odd ones: how many rows, and their
-    numbers. After all tasks' come the marks of what is put off, in one turn of three each.
+    Of a task lie one after the other: the slots that it will need next, its marks, and what it puts off in even turns
+    and in odd ones: how many rows, and their numbers.
 
     Attributes
     ----------
@@ -51,9 +41,9 @@ class Board(NamedTuple):
     rows : int
         Of a task's part at most.
     words : int
-        Numbers that hold the marks of a part: a power of two.
+        Numbers that hold the marks: a power of two.
     stride : int
-        Numbers from one task's list to the next one's.
+        Numbers from one task's to the next one's.
     """
 
     memory: int
@@ -69,72 +59,29 @@ def make_board(memory, tasks, rows):
     words = 1
     while words * _WORD < rows * _MARKS_A_ROW:
         words *= 2
-    stride = 1 + rows + AHEAD + 2 * words + 2 * (1 + rows)
+    stride = 2 * AHEAD + words + 2 * (1 + rows)
     return Board(memory, tasks, rows, words, (stride + _PAGE - 1) // _PAGE * _PAGE)
 
 
 @serial
 def board_size(board):
     """Numbers of the memory of a board."""
-    return board.tasks * board.stride + 3 * board.words
+    return board.tasks * board.stride
 
 
 @inlined
-def places_of(board, task):
-    """The list of a task: how many places, and these."""
+def _next_slots(board, task):
     return pointer_at(board.memory + 8 * task * board.stride, np.int64(0))
 
 
 @inlined
-def _marks(board, task, turn):
-    return advance(places_of(board, task), 1 + board.rows + AHEAD + (turn & 1) * board.words)
+def _marks(board, task):
+    return advance(_next_slots(board, task), 2 * AHEAD)
 
 
 @inlined
 def _put_off(board, task, turn):
-    return advance(_marks(board, task, 2), 2 * board.words + (turn & 1) * (1 + board.rows))
-
-
-@inlined
-def _marks_put_off(board, turn):
-    return advance(places_of(board, board.tasks), (turn + 3) % 3 * board.words)
-
-
-@inlined
-def _clear(marks, words):
-    for i in range(words):
-        marks[i] = 0
-
-
-@inlined
-def _mark_of(place, words):
-    """The number of a place's mark."""
-    return (((place & _LOW) * _GOLDEN) >> 16) & (words * _WORD - 1)
-
-
-@inlined
-def _bit(mark):
-    return np.int64(1) << (mark & (_WORD - 1))
-
-
-@inlined
-def _mark_for_all(marks, mark):
-    """Mark where several tasks do."""
-    at, bit = mark // _WORD, _bit(mark)
-    while True:
-        old = read_counter(marks, at)
-        if compare_exchange(marks, at, old, old | bit):
-            return
-
-
-@inlined
-def _is_marked(board, turn, task, mark):
-    """Whether a part before a task's own, of the turn before, has a mark, or a row that was put off in that turn."""
-    at, bit = mark // _WORD, _bit(mark)
-    found = _marks_put_off(board, turn - 1)[at] & bit
-    for other in range(task):
-        found |= _marks(board, other, turn - 1)[at] & bit
-    return found != 0
+    return advance(_marks(board, task), board.words + (turn & 1) * (1 + board.rows))
 
 
 class Window(NamedTuple):
@@ -158,32 +105,49 @@ class Window(NamedTuple):
 
 
 @inlined
-def _place(window, row):
-    """The slot of a row, as bytes from the window's start to it."""
-    return random_below(window.key, window.position + row, window.slots) * window.width
-
-
-@serial
-def list_to_swap(board, turn, task, window, first, last):
-    """List the places in a window of rows first to last."""
-    never_inline()
-    count, places = last - first, advance(places_of(board, task), 1)
-    places_of(board, task)[0] = count
-    for i in range(count):
-        places[i] = _place(window, first + i)
-    for i in range(AHEAD):
-        places[count + i] = places[0]
-    if task < board.tasks - 1:  # nobody comes after the last one
-        marks = _marks(board, task, turn)
-        _clear(marks, board.words)
-        for i in range(count):
-            mark = _mark_of(places[i], board.words)
-            marks[mark // _WORD] |= _bit(mark)
+def _slot(window, row):
+    return random_below(window.key, window.position + row, window.slots)
 
 
 @inlined
-def _swap(flat, place, widths, block, row):
-    """Swap a row of a block with a place in the window."""
+def _look_up(window, slots, first, last):
+    """slots := those of rows first to last; apart from all else, so that it is vector code."""
+    for i in range(last - first):
+        slots[i] = _slot(window, first + i)
+
+
+@inlined
+def _mark(marks, words, slot):
+    at = slot & (words * _WORD - 1)
+    marks[at // _WORD] |= np.int64(1) << (at & (_WORD - 1))
+
+
+@inlined
+def _is_marked(marks, words, slot):
+    at = slot & (words * _WORD - 1)
+    return (marks[at // _WORD] >> (at & (_WORD - 1))) & 1 > 0
+
+
+@inlined
+def _mark_others(board, turn, task, window, first, last):
+    """Mark the slots of rows first to last, and of those that were put off in the turn before."""
+    marks, words, slots = _marks(board, task), board.words, _next_slots(board, task)
+    for i in range(words):
+        marks[i] = 0
+    for some in range(first, last, AHEAD):
+        _look_up(window, slots, some, min(last, some + AHEAD))
+        for i in range(min(last - some, AHEAD)):
+            _mark(marks, words, slots[i])
+    for other in range(1, board.tasks):
+        late = _put_off(board, other, turn - 1)
+        for i in range(1, late[0] + 1):
+            _mark(marks, words, _slot(window, late[i]))
+
+
+@inlined
+def _swap(window, slot, widths, block, row):
+    """Swap a row of a block with a slot."""
+    flat, place = pointer_at(window.memory, np.uint8(0)), slot * window.width
     for k in range(widths.size):
         offset = row * widths[k]
         incoming, out = block[1 + 2 * k] + offset, block[2 + 2 * k] + offset
@@ -192,20 +156,58 @@ def _swap(flat, place, widths, block, row):
 
 
 @inlined
+def _expect(window, slot):
+    expect_slot(pointer_at(window.memory, np.uint8(0)), slot * window.width, window.width)
+
+
+@inlined
+def _expect_row(widths, block, row):
+    """Ask memory for a row of a block, which may be in another core's cache, and for where it goes."""
+    for k in range(1, 2 * widths.size + 1):
+        width = widths[(k - 1) // 2]
+        expect_slot(pointer_at(block[k], np.uint8(0)), row * width, width)
+
+
+@inlined
 def _swap_late(board, turn, window, widths, block):
     """Swap what was put off in the turn before."""
-    flat = pointer_at(window.memory, np.uint8(0))
     for task in range(1, board.tasks):
         late = _put_off(board, task, turn - 1)
-        for i in range(late[0]):
-            expect_slot(flat, _place(window, late[1 + i]), window.width)
-        for i in range(late[0]):
-            _swap(flat, _place(window, late[1 + i]), widths, block, late[1 + i])
+        for first in range(1, late[0] + 1, _TOGETHER):
+            last = min(late[0] + 1, first + _TOGETHER)
+            for i in range(first, last):
+                _expect_row(widths, block, late[i])
+                _expect(window, _slot(window, late[i]))
+            for i in range(first, last):
+                _swap(window, _slot(window, late[i]), widths, block, late[i])
+
+
+@inlined
+def _swap_part(board, turn, task, window, widths, block, first, last):
+    """Swap the rows of a task's own part, but for those with marks."""
+    marks, slots, put_off = _marks(board, task), _next_slots(board, task), _put_off(board, task, turn)
+    ahead, late, place = rows_ahead(window.width), 0, 2 * AHEAD - 1
+    _look_up(window, slots, first, min(last, first + AHEAD))
+    for i in range(min(last - first, ahead)):
+        _expect(window, slots[i])
+    for some in range(0, last - first, AHEAD):
+        # Slots of this many rows, and of as many more, lie in two halves that take turns.
+        following = first + some + AHEAD
+        _look_up(window, advance(slots, (some + AHEAD) & place), following, min(last, following + AHEAD))
+        for i in range(some, min(last - first, some + AHEAD)):
+            if i + ahead < last - first:
+                _expect(window, slots[(i + ahead) & place])
+            if task > 0 and _is_marked(marks, board.words, slots[i & place]):
+                late += 1
+                put_off[late] = first + i
+            else:
+                _swap(window, slots[i & place], widths, block, first + i)
+    put_off[0] = late
 
 
 @serial
-def swap_listed(board, turn, task, window, widths, block, first):
-    """Swap what a task listed in the turn before.
+def swap_rows(board, turn, task, window, widths, block, bounds):
+    """A task of a turn.
 
     Parameters
     ----------
@@ -216,29 +218,13 @@ def swap_listed(board, turn, task, window, widths, block, first):
         Bytes of each part of a row.
     block : pointer to int64
         How many rows a block has; then for each part where they lie, and where those go that come out, maybe there.
-    first : int
-        The number of the first of the rows that were listed.
+    bounds : (int, int, int)
+        The first row of the turn, the first of the task's part, and the end of it.
     """
     never_inline()
-    words, put_off, flat = board.words, _put_off(board, task, turn), pointer_at(window.memory, np.uint8(0))
-    count, places, late = places_of(board, task)[0], advance(places_of(board, task), 1), 0
+    turn_first, first, last = bounds
     if task == 0:
-        _clear(_marks_put_off(board, turn + 1), words)
         _swap_late(board, turn, window, widths, block)
-    for other in range(task):
-        for i in range(0, words, _LINE):
-            prefetch(_marks(board, other, turn - 1), i)
-    ahead = rows_ahead(window.width)
-    for i in range(min(count, ahead)):
-        expect_slot(flat, places[i], window.width)
-    for i in range(count):
-        expect_slot(flat, places[i + ahead], window.width)
-        if task > 0:
-            mark = _mark_of(places[i], words)
-            if _is_marked(board, turn, task, mark):
-                late += 1
-                put_off[late] = first + i
-                _mark_for_all(_marks_put_off(board, turn), mark)
-                continue
-        _swap(flat, places[i], widths, block, first + i)
-    put_off[0] = late
+    else:
+        _mark_others(board, turn, task, window, turn_first, first)
+    _swap_part(board, turn, task, window, widths, block, first, last)
