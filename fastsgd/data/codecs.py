@@ -65,8 +65,8 @@ def why_not_undoable(filters: tuple[Filter, ...]) -> str | None:
     return None
 
 
-def undo(filters: tuple[Filter, ...], mask: int, data: Bytes, size: int) -> tuple[Bytes, int]:
-    """The `size` bytes of a chunk as they were before some filters.
+def undo(filters: tuple[Filter, ...], mask: int, data: Bytes, size: int, out: Bytes | None = None) -> tuple[Bytes, int]:
+    """The `size` bytes of a chunk as they were before some filters, in `out` (size,) if that is given and will do.
 
     Returns
     -------
@@ -94,7 +94,8 @@ def undo(filters: tuple[Filter, ...], mask: int, data: Bytes, size: int) -> tupl
             data = unshuffled(data, element)
         else:
             checksums = sum(other.number == FLETCHER32 for other in active[:i])
-            data = decompress(one.number, one.values, data, size + CHECKSUM_BYTES * checksums)
+            plain = size + CHECKSUM_BYTES * checksums
+            data = decompress(one.number, one.values, data, plain, out if i == 0 else None)
     if data.size != size:
         raise DamagedChunkError(f"a chunk has {data.size} bytes, {size} are needed")
     return data, 0

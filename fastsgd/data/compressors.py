@@ -29,9 +29,8 @@ class DamagedChunkError(Exception):
     """A chunk that its filters could not have made; says what is wrong."""
 
 
-def decompress(number: int, values: tuple[int, ...], data: Bytes, size: int) -> Bytes:
-    """The bytes that a filter compressed, `size` of them if nothing is damaged, in memory that the next call of the
-    thread uses again.
+def decompress(number: int, values: tuple[int, ...], data: Bytes, size: int, out: Bytes | None = None) -> Bytes:
+    """The bytes that a filter compressed, `size` of them if nothing is damaged.
 
     Parameters
     ----------
@@ -39,6 +38,9 @@ def decompress(number: int, values: tuple[int, ...], data: Bytes, size: int) -> 
         The filter, one of those that `can_decompress`, and its parameters.
     data : array of uint8, contiguous
     size : int
+    out : array (size,) of uint8, contiguous, optional
+        Where they may come to lie, apart from the data; if not given, in memory that the next call of the thread uses
+        again.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def decompress(number: int, values: tuple[int, ...], data: Bytes, size: int) -> 
     """
     name, decode = _DECODERS[number]
     try:
-        return decode(data, size, values)
+        return decode(data, size, values, out)
     except Exception as error:  # each library has errors of its own
         raise DamagedChunkError(f"the {name} data of a chunk are damaged ({error})") from error
 
@@ -80,9 +82,9 @@ def _imagecodecs() -> Any:
     return _OPTIONAL["imagecodecs"]
 
 
-def _inflate(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+def _inflate(data: Bytes, size: int, values: tuple[int, ...], out: Bytes | None) -> Bytes:
     if _imagecodecs() is not None:
-        return _whole(_imagecodecs().deflate_decode, data, size)
+        return _whole(_imagecodecs().deflate_decode, data, size, out)
     decoder = zlib.decompressobj()
     content = decoder.decompress(data.data, size + 1)  # one byte more, so that the stream's checksum is read too
     if not decoder.eof:
@@ -90,25 +92,25 @@ def _inflate(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
     return np.frombuffer(content, np.uint8)
 
 
-def _unlzf(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+def _unlzf(data: Bytes, size: int, values: tuple[int, ...], out: Bytes | None) -> Bytes:
     from fastsgd.kernels.storage import lzf_decompress
 
-    out = scratch("decompressed", size, data)
+    out = _room(out, size, data)
     written = int(lzf_decompress(data, out))
     if written < 0:
         raise ValueError("a run or reference reaches too far")
     return out[:written]
 
 
-def _unzstd(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
-    return _whole(_imagecodecs().zstd_decode, data, size)
+def _unzstd(data: Bytes, size: int, values: tuple[int, ...], out: Bytes | None) -> Bytes:
+    return _whole(_imagecodecs().zstd_decode, data, size, out)
 
 
-def _unlz4(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+def _unlz4(data: Bytes, size: int, values: tuple[int, ...], out: Bytes | None) -> Bytes:
     plain, block_bytes = struct.unpack_from(">QI", data.data)
     if plain != size or block_bytes == 0:
         raise ValueError(f"the header tells of {plain} bytes in blocks of {block_bytes}; they are {size}")
-    return _unpacked(data, size, block_bytes, 0, _unlz4_block)
+    return _unpacked(data, _room(out, size, data), block_bytes, 0, _unlz4_block)
 
 
 def _unlz4_block(data: Bytes, out: Bytes) -> int:
@@ -118,17 +120,17 @@ def _unlz4_block(data: Bytes, out: Bytes) -> int:
     return len(_imagecodecs().lz4_decode(data, out=out))
 
 
-def _unblosc(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+def _unblosc(data: Bytes, size: int, values: tuple[int, ...], out: Bytes | None) -> Bytes:
     # The library takes the length of the data from their header, and reads so many bytes whatever there are.
     if data.size < 16:
         raise ValueError("the header is cut short")
     plain, _, compressed = struct.unpack_from("<III", data.data, 4)
     if plain != size or compressed > data.size:
         raise ValueError(f"the header tells of {plain} bytes in {compressed}; there are {data.size} for {size}")
-    return _whole(_imagecodecs().blosc_decode, data, size, numthreads=1)
+    return _whole(_imagecodecs().blosc_decode, data, size, out, numthreads=1)
 
 
-def _unbitshuffle(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
+def _unbitshuffle(data: Bytes, size: int, values: tuple[int, ...], out: Bytes | None) -> Bytes:
     """Bits of elements together again; the parameters are two of the version, the size of an element, elements of a
     block or 0, and the compression, which is of each block for itself."""
     element = values[2]
@@ -144,7 +146,8 @@ def _unbitshuffle(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
             if block_bytes == element * _block_elements(values):
                 whole = _unlz4_blocks(data, size, block_bytes, tail)
         if whole is None:
-            whole = _unpacked(data, size, block_bytes, tail, lambda block, out: len(library(block, out=out)))
+            room = scratch("decompressed", size, data)
+            whole = _unpacked(data, room, block_bytes, tail, lambda block, out: len(library(block, out=out)))
         data = whole
     elif compression == 0 and data.size == size and size % element == 0:
         block_bytes = element * _block_elements(values)
@@ -152,8 +155,8 @@ def _unbitshuffle(data: Bytes, size: int, values: tuple[int, ...]) -> Bytes:
         raise ValueError(f"compression {compression}, {data.size} bytes for {size}")
     decode = partial(_imagecodecs().bitshuffle_decode, itemsize=element, blocksize=block_bytes // element)
     if element in _UNSIGNED and size % element == 0:
-        out = scratch("unbitshuffled", size, data).view(_UNSIGNED[element])
-        return decode(data.view(out.dtype), out=out).view(np.uint8)  # type: ignore[no-any-return]
+        result = (scratch("unbitshuffled", size, data) if out is None else out).view(_UNSIGNED[element])
+        return decode(data.view(result.dtype), out=result).view(np.uint8)  # type: ignore[no-any-return]
     # Bytes, since of an array the library takes the size of an element from there.
     return np.frombuffer(decode(data.tobytes()), np.uint8)
 
@@ -187,10 +190,9 @@ def _unlz4_blocks(data: Bytes, size: int, block_bytes: int, tail: int) -> Bytes 
     return out
 
 
-def _unpacked(data: Bytes, size: int, block_bytes: int, tail: int, unpack: Callable[[Bytes, Bytes], int]) -> Bytes:
+def _unpacked(data: Bytes, out: Bytes, block_bytes: int, tail: int, unpack: Callable[[Bytes, Bytes], int]) -> Bytes:
     """Blocks decompressed one by one, each after its length; at the end are `tail` bytes as they were."""
-    out, at = scratch("decompressed", size, data), 0
-    place = 12
+    size, at, place = out.size, 0, 12
     while at < size - tail:
         (count,) = struct.unpack_from(">I", data.data, place)
         place += 4
@@ -204,13 +206,18 @@ def _unpacked(data: Bytes, size: int, block_bytes: int, tail: int, unpack: Calla
     return out
 
 
-def _whole(decode: Callable[..., Any], data: Bytes, size: int, **options: int) -> Bytes:
-    decoded: Bytes = decode(data, out=scratch("decompressed", size, data), **options)
+def _whole(decode: Callable[..., Any], data: Bytes, size: int, out: Bytes | None, **options: int) -> Bytes:
+    decoded: Bytes = decode(data, out=_room(out, size, data), **options)
     return decoded
 
 
-# By the filter's number: its name, and a function of the data, the number of bytes they decode to, and the parameters.
-_DECODERS: dict[int, tuple[str, Callable[[Bytes, int, tuple[int, ...]], Bytes]]] = {
+def _room(out: Bytes | None, size: int, data: Bytes) -> Bytes:
+    return scratch("decompressed", size, data) if out is None else out
+
+
+# By the filter's number: its name, and a function of the data, the number of bytes they decode to, the parameters, and
+# where the bytes may lie.
+_DECODERS: dict[int, tuple[str, Callable[[Bytes, int, tuple[int, ...], Bytes | None], Bytes]]] = {
     DEFLATE: ("gzip", _inflate),
     LZF: ("LZF", _unlzf),
     BLOSC: ("blosc", _unblosc),

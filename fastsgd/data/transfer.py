@@ -236,7 +236,9 @@ class Direct:
         target = self._target(piece, row, outs)
         if target is not None and not layout.filters and not self._swapped:
             return self._fill(target.view(np.uint8), piece.offset)
-        data, element, reading = self._undone(piece, piece.offset)
+        data, element, reading = self._undone(piece, piece.offset, None if self._swapped else target)
+        if target is not None and address_of(data) == address_of(target):
+            return reading
         whole = element == layout.stored.itemsize and layout.stored.names is None
         if whole and target is not None:
             unshuffled(data, element, target, swapped=self._swapped)
@@ -248,14 +250,18 @@ class Direct:
         _place(values, self._placements, piece.left, outs, row)
         return reading
 
-    def _undone(self, piece: Piece, offset: int) -> tuple[NDArray[np.uint8], int, float]:
-        """A piece as it was before its filters, as `undo` gives it, and the seconds that the system took to read it."""
+    def _undone(
+        self, piece: Piece, offset: int, target: NDArray[Any] | None = None
+    ) -> tuple[NDArray[np.uint8], int, float]:
+        """A piece as it was before its filters, as `undo` gives it, in `target` where it may be, and the seconds that
+        the system took to read it."""
         size = piece.rows * piece.columns * self._layout.stored.itemsize
         if piece.size > 2 * size + _SPARE_BYTES:
             raise DamagedChunkError(f"a chunk of {size} bytes takes {piece.size} in the file")
         raw = scratch("read", piece.size)
         reading = self._fill(raw, offset)
-        return *undo(self._layout.filters, piece.mask, raw, size), reading
+        out = None if target is None else target.view(np.uint8)
+        return *undo(self._layout.filters, piece.mask, raw, size, out), reading
 
     def require_sound(self, first: int, last: int) -> None:
         """Raise DamagedChunkError unless the filters of all pieces of rows first to last can be undone."""
