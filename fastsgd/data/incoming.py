@@ -17,6 +17,8 @@ from fastsgd.errors import DataError
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
 
+_TOGETHER_BYTES = 1 << 24  # of blocks that are read together: of half as many a quarter of the time is for other things
+
 
 class Incoming:
     """Rows that are asked for, and what becomes of them in a window.
@@ -115,19 +117,22 @@ def lies_straight(loader: Loader, reader: Reader, block: Block) -> bool:
     return reader.straight(block.spans, loader.empty_rows(1)) is not None
 
 
-def read_blocks(loader: Loader, reader: Reader, team: Team, blocks: Iterable[Block]) -> Iterator[Rows]:
-    """The rows of each block, until the next are asked for; as many are read together as the plan has memory for. Where
-    one cannot be had, those before it come first."""
-    most, remaining = 1 + loader.plan.blocks_ahead, iter(blocks)
-    memory = loader.empty_rows(most * loader.blocks.largest)
+def read_blocks(
+    loader: Loader, reader: Reader, team: Team, blocks: Iterable[Block], whole: Rows | None = None
+) -> Iterator[Rows]:
+    """The rows of each block, until the next are asked for, or for good in `whole`, one after the other; as many are
+    read together as the plan has memory for. Where one cannot be had, those before it come first."""
+    size = loader.dataset.block_bytes(loader.blocks.widest)
+    most, remaining = max(1, min(_TOGETHER_BYTES, loader.plan.block_bytes) // max(1, size)), iter(blocks)
+    memory, at = loader.empty_rows(most * loader.blocks.largest) if whole is None else whole, 0
     while some := list(itertools.islice(remaining, most)):
         groups = [some]
         while groups:
             group = groups.pop(0)
-            ends = list(itertools.accumulate((block.n_rows for block in group), initial=0))
+            ends = list(itertools.accumulate((block.n_rows for block in group), initial=at))
             try:
                 spans = np.concatenate([block.spans for block in group])
-                Incoming(loader, reader, spans, memory.cut(0, ends[-1])).finish(team)
+                Incoming(loader, reader, spans, memory.cut(at, ends[-1])).finish(team)
             except DataError:
                 if len(group) == 1:
                     raise
@@ -135,3 +140,4 @@ def read_blocks(loader: Loader, reader: Reader, team: Team, blocks: Iterable[Blo
                 continue
             for first, last in itertools.pairwise(ends):
                 yield memory.cut(first, last)
+            at = 0 if whole is None else ends[-1]

@@ -269,15 +269,11 @@ class Loader:
     def read(self, reader: Reader, blocks: Iterable[Block], *, unchecked: bool = False) -> Iterator[Rows]:
         """The rows of each block, every value of them fit to be trained on unless `unchecked`, until the next are asked
         for. Some are read ahead of their turn."""
-        from fastsgd.kernels.sharing import keeps_threads
-
-        # Others would have to be started first.
-        team = Team(self.threads() if keeps_threads() else 1, self.spent)
         remaining = iter(blocks)
         first = next(remaining, None)
         if first is None:
             return
-        blocks = itertools.chain([first], remaining)
+        blocks, team = itertools.chain([first], remaining), self._team()
         if not unchecked and lies_straight(self, reader, first):
             yield from read_blocks(self, reader, team, blocks)
             return
@@ -289,11 +285,22 @@ class Loader:
             while rows:
                 yield rows.pop()
 
+    def _team(self) -> Team:
+        """Those who read alone."""
+        from fastsgd.kernels.sharing import keeps_threads
+
+        # Others would have to be started first.
+        return Team(self.threads() if keeps_threads() else 1, self.spent)
+
     def _load(self) -> Rows:
         """All rows, in storage order and dtype."""
         dataset, at = self.dataset, 0
         whole = self.empty_rows(dataset.n_rows)
         with dataset.open(self.decoders(), self.spent) as reader:
+            if lies_straight(self, reader, self.blocks[0]):
+                for _ in read_blocks(self, reader, self._team(), self.blocks, whole):
+                    pass
+                return whole
             for rows in self.read(reader, self.blocks):
                 for out, part in zip(whole, rows, strict=True):
                     if out is not None and part is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _TASK_BYTES = 1 << 18  # of a task's rows in a turn: in cache until the next one, and much beside a call of the system
 _MOST_ROWS = 1 << 11  # of a task in a turn: what longer lists would take is in no plan
+_TASKS_A_THREAD = 2  # where all rows are of one turn: who is late leaves one to another
 _PIECE_BYTES = 1 << 26  # done in one compiled call, which no interrupt ends
 _NONE = np.zeros(0, np.int64)
 _NEVER = 2**63 - 1  # a turn that does not come
@@ -79,9 +80,14 @@ class Passage:
         self._rows = rows
         self._straight, self._move = straight, move  # whose memory the compiled code has the addresses of
         self._spent = loader.spent
-        self._tasks = min(loader.threads(), told.MOST_TASKS)
-        part_rows = min(_MOST_ROWS, _TASK_BYTES // row_bytes, -(-rows // self._tasks))
-        self._turn_rows = self._tasks * max(1, part_rows)
+        self._threads = loader.threads()
+        if move is None:  # a single turn, as nothing is done with rows when they are in the cache
+            self._tasks = min(_TASKS_A_THREAD * self._threads, told.MOST_TASKS)
+            part_rows = _PIECE_BYTES // self._tasks // row_bytes
+        else:
+            self._tasks = min(self._threads, told.MOST_TASKS)
+            part_rows = min(_MOST_ROWS, _TASK_BYTES // row_bytes)
+        self._turn_rows = self._tasks * max(1, min(part_rows, -(-rows // self._tasks)))
         lag = told.LAGS[told.STAY if move is None else move.kind]
         self._turns = -(-rows // self._turn_rows) + lag
         self._board = self._empty_board() if lag else _NONE
@@ -141,7 +147,8 @@ class Passage:
         from fastsgd.kernels import passage as told
 
         reading, whole = (float(self._numbers[at]) * 1e-9 for at in (told.READING, told.MOVING))
-        self._spent.add(reading=reading / self._tasks, shuffling=(whole - reading) / self._tasks)
+        threads = min(self._threads, self._tasks)
+        self._spent.add(reading=reading / threads, shuffling=(whole - reading) / threads)
         if self._straight is None:
             return False
         calls = _MOST_PARTS * self._tasks * self._turns + calls_of(self._straight.table)
