@@ -122,17 +122,64 @@ def test_of_what_dtypes_and_sources(tmp_path, monkeypatch):
     )
     for name, dtype, options, straight in [
         ("single", np.float32, {}, True),
-        ("double", np.float64, {}, False),
+        ("double", np.float64, {}, True),
+        ("half", np.float16, {}, False),
         ("packed", np.float32, {"compression": "gzip"}, False),
     ]:
         (tmp_path / name).mkdir()
         dataset = write(tmp_path / name, dtype=dtype, **options)
         seen.clear()
-        assert len(numbers_of(rows_of(loader_of(dataset)))) == ROWS
+        assert sum(len(x) for x, _, _ in rows_of(loader_of(dataset))) == ROWS
         assert bool(seen) == straight, name
     found = rows_of(loader_of(write(tmp_path, dtype=np.float64), dtype=np.float64))
     assert seen == [1]
     assert np.concatenate([x for x, _, _ in found]).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("stored", ["f8 f8 f8", "f4 i8 f4", "u1 f4 i2", "i8 u4 f8", "f4 f8 u1"])
+def test_parts_of_other_dtypes_are_cast(tmp_path, monkeypatch, stored, shuffle, looks, dtype):
+    def change(numbers, parts):
+        for (name, part), one in zip(parts.items(), stored.split(), strict=True):
+            parts[name] = (np.abs(part) % 251).astype(one)
+
+    dataset = write(tmp_path, change=change)
+    seen, fill = [], StraightFiller._finish
+    monkeypatch.setattr(StraightFiller, "_finish", lambda *some: seen.append(1) or fill(*some))
+    options = {"shuffle": shuffle, "check_target": (lambda y: None) if looks else None, "dtype": dtype}
+    loader = loader_of(dataset, **options)
+    found = rows_of(loader)
+    assert len(seen) == len(found) > 3
+    assert loader.take_room().nbytes <= loader.plan.total_bytes
+    monkeypatch.setattr(stream_module, "goes_straight", lambda loader, reader: False)
+    for one, other in zip(
+        zip(*found, strict=True), zip(*rows_of(loader_of(dataset, **options)), strict=True), strict=True
+    ):
+        assert one[0].dtype == dtype
+        np.testing.assert_array_equal(np.concatenate(one), np.concatenate(other))
+
+
+@pytest.mark.parametrize("part", ["X", "y", "w"])
+@pytest.mark.parametrize("memory", [MEMORY, "1MB"])  # streamed, and loaded
+def test_a_value_too_large_for_the_dtype_that_is_trained_in(tmp_path, memory, part):
+    def spoil(numbers, parts):
+        parts[part][numbers == 1234] = -1e39
+
+    dataset = write(tmp_path, dtype=np.float64, change=spoil)
+    loader = loader_of(dataset, memory=memory)
+    with pytest.raises(DataError, match=rf"dataset '{part}', row 1234, column 0 is -1e\+39; too large for float32"):
+        rows_of(loader)
+    found = rows_of(loader_of(dataset, memory=memory, dtype=np.float64))
+    assert (
+        sum(
+            int((array.reshape(len(x), -1) == -1e39).any(axis=1).sum())
+            for x, *others in found
+            for array in (x, *others)
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("part", ["X", "y", "w"])
@@ -305,8 +352,7 @@ def test_room_is_no_more_than_is_planned(tmp_path):
     for memory, looks in product(["20kB", "60kB", "100kB"], [None, lambda y: None]):
         loader = loader_of(write(tmp_path), memory=memory, check_target=looks)
         room = loader.take_room()
-        arrays = [room.window, room.targets, room.slab.x, room.slab.y, room.slab.weight]
-        assert sum(array.nbytes for array in arrays) <= loader.plan.total_bytes
+        assert room.nbytes <= loader.plan.total_bytes
         assert len(room.slab) >= loader.plan.slab_rows
         assert len(room.slab) % BATCH == 0
 

@@ -7,7 +7,7 @@ import pytest
 
 import fastsgd.data.runs as runs_module
 from fastsgd.data.runs import Place, Run, read_runs
-from fastsgd.kernels.reading import FINITE, SHORT, read_shares
+from fastsgd.kernels.reading import FINITE, READ, SHORT, SINGLE, read_shares
 
 HEIGHTS = [1, 3, 7, 50, 10_000]
 
@@ -70,7 +70,7 @@ def test_rows_are_those_of_the_file(tmp_path, opened, dtype, height, threads):
     read_runs([run for run, _ in runs], alone(threads), threads)
     for run, expected in runs:
         assert run.came
-        assert run.finite == (dtype in ("f4", "f8"))
+        assert run.outcome == (SINGLE if dtype in ("f4", "f8") else READ)
         assert run.out.tobytes() == expected.tobytes()
 
 
@@ -86,8 +86,23 @@ def test_a_value_that_is_not_finite_is_noticed_wherever_it_is(tmp_path, opened, 
     run.out = np.empty_like(rows)
     read_runs([run], alone(2), 2)
     assert run.came
-    assert not run.finite
+    assert run.outcome < FINITE
     assert run.out.tobytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, 3.5e38])
+@pytest.mark.parametrize("row", [0, 4095, 4096, 70_000])
+def test_a_value_that_is_not_finite_as_float32_is_noticed(tmp_path, opened, row, value):
+    rows = np.full((70_001, 1), 3.4e38)
+    rows.tofile(tmp_path / "a")
+    run = Run(Place(opened(tmp_path / "a"), np.zeros(1, np.int64), len(rows), 1, rows.dtype), 0, len(rows))
+    run.out = np.empty_like(rows)
+    read_runs([run], alone(2), 2)
+    assert run.outcome == SINGLE
+    rows[row] = value
+    rows.tofile(tmp_path / "a")
+    read_runs([run], alone(2), 2)
+    assert run.outcome == FINITE
 
 
 @pytest.mark.parametrize("left", [0, 1, 4 * 3 * 10 - 1])
@@ -101,10 +116,10 @@ def test_what_does_not_come_is_said(tmp_path, opened, left):
     outcomes = np.full((1, 2), -1, np.int8)
     for thread in range(2):
         read_shares(thread, 2, np.array([run.numbers()], np.int64), outcomes)
-    assert outcomes.tolist() == [[FINITE, SHORT]]
+    assert outcomes.tolist() == [[SINGLE, SHORT]]
     read_runs([run], alone(2), 2)
     assert not run.came
-    assert not run.finite
+    assert run.outcome < FINITE
 
 
 def test_what_cannot_be_read_is_no_error_here(tmp_path):
@@ -127,7 +142,7 @@ def test_whole_numbers_are_not_looked_at(tmp_path, opened):
     run.out = np.zeros_like(rows)
     outcomes = np.zeros((1, 1), np.int8)
     read_shares(0, 1, np.array([run.numbers()], np.int64), outcomes)
-    assert outcomes.tolist() == [[FINITE]]
+    assert outcomes.tolist() == [[SINGLE]]
     assert (run.out == -1).all()
 
 

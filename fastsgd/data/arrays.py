@@ -128,7 +128,7 @@ class ArrayDataset(Dataset):
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         """Rows start to stop, as views."""
         rows = Rows(self._x, self._y, self._weight).each(lambda part: part[start:stop])
-        checked = rows if check is None else check(rows, ())
+        checked = rows if check is None else check(rows, {})
         return Asked(lambda: checked, stop - start)
 
     def in_one(self, asked: Sequence[Asked]) -> Rows | None:

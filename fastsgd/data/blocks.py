@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import operator
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -56,8 +56,10 @@ def cut_blocks(blocks: Sequence[Rows], first: int, count: int | None = None) -> 
         start += n
 
 
-# Called with rows, and with the names of those parts of them that are known to have finite values only.
-Check = Callable[[Rows, Collection[str]], Rows]
+# By the name of a part of rows what became of its values, where that is known, as `fastsgd.kernels.reading` numbers it.
+Known = Mapping[str, int]
+# Called with rows, and with what is known of them.
+Check = Callable[[Rows, Known], Rows]
 
 
 class Asked:
@@ -78,9 +80,9 @@ class Asked:
         """Whether nothing but their check is left to be done."""
         return False
 
-    def finite(self) -> Collection[str]:
-        """The parts of them that are known to have finite values only."""
-        return ()
+    def known(self) -> Known:
+        """What is known of them."""
+        return {}
 
 
 class Reader(Protocol):
@@ -236,7 +238,7 @@ def request_block(reader: Reader, block: Block, check: Check | None) -> Asked:
 
     def kept() -> Rows:
         found = rows().each(lambda part: _kept(part, spans))
-        return found if check is None else check(found, ())
+        return found if check is None else check(found, {})
 
     return Asked(kept, block.n_rows)
 

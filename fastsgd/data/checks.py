@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastsgd.errors import DataError
 
 if TYPE_CHECKING:
-    from fastsgd.data.blocks import Block, Rows
+    from fastsgd.data.blocks import Block, Known, Rows
     from fastsgd.data.dataset import Dataset
 
 NaN = Literal["error", "skip", "zero"]
@@ -56,10 +56,8 @@ class RowCheck:
 
     @property
     def is_quick(self) -> bool:
-        """Whether rows that are known to be finite need no further look at each value of theirs."""
-        return not self._some_are_missing and all(
-            dtype.itemsize <= self._dtype.itemsize for dtype in self._types.values()
-        )
+        """Whether rows of which all is known need no further look at each value of theirs."""
+        return not self._some_are_missing
 
     @property
     def types(self) -> list[np.dtype[Any]]:
@@ -84,13 +82,18 @@ class RowCheck:
         starts = self._dataset._files()[:-1].tolist()
         return any(self._dataset.missing_values(name, row) for row in starts for name in self._types)
 
-    def passes(self, rows: Rows, finite: Collection[str]) -> bool:
-        """Whether rows of any blocks are fit, of which the parts in `finite` are known to have finite values only; if
-        not, some may be unfit."""
+    def _is_fit(self, name: str, known: Known) -> bool:
+        """Whether values of a part are known to be finite in the dtype of the slabs."""
+        from fastsgd.kernels.reading import FINITE, READ, SINGLE
+
+        return known.get(name, READ) >= (SINGLE if self._dtype == np.float32 else FINITE)
+
+    def passes(self, rows: Rows, known: Known) -> bool:
+        """Whether rows of any blocks are fit, of whose values so much is known; if not, some may be unfit."""
         if self._some_are_missing:
             return False
         for name, part in rows._asdict().items():
-            if part is not None and part.dtype.kind == "f" and (name not in finite or self._exceeds(part)):
+            if part is not None and part.dtype.kind == "f" and not self._is_fit(name, known):
                 return False
         return self._wrong_target(rows) is None
 
@@ -107,9 +110,8 @@ class RowCheck:
             return None
         return self._check_target(rows.y)
 
-    def __call__(self, block: Block, rows: Rows, finite: Collection[str]) -> Rows:
-        """The rows of a block that are fit, maybe in the memory of those given; `finite` names parts of them that are
-        known to have finite values only.
+    def __call__(self, block: Block, rows: Rows, known: Known) -> Rows:
+        """The rows of a block that are fit, maybe in the memory of those given, of whose values so much is known.
 
         Raises
         ------
@@ -120,7 +122,7 @@ class RowCheck:
         unfit = {
             name: part
             for name, part in rows._asdict().items()
-            if part is not None and self._first_unfit(block, name, part, name in finite) >= 0
+            if part is not None and self._first_unfit(block, name, part, self._is_fit(name, known)) >= 0
         }
         if unfit and self._dataset.nan == "skip":
             kept = self._fit_rows(block, unfit)
@@ -153,17 +155,16 @@ class RowCheck:
         zero = ', nan="zero" would put 0 in its place' if name == "x" else ""
         return f'nan="skip" would leave the row out{zero}'
 
-    def _first_unfit(self, block: Block, name: str, part: NDArray[np.generic], finite: bool = False) -> int:
-        """Position of the first value that is not finite, or would not be in the dtype of the slabs, or else of one
-        that stands for a missing value; or -1."""
-        if part.dtype.kind == "f":
-            values = part.reshape(-1)
-            if not finite:
-                from fastsgd.kernels.rows import first_nonfinite
+    def _first_unfit(self, block: Block, name: str, part: NDArray[np.generic], fit: bool = False) -> int:
+        """Position of the first value that is not finite, or would not be in the dtype of the slabs, where that is not
+        known to be fit, or else of one that stands for a missing value; or -1."""
+        if part.dtype.kind == "f" and not fit:
+            from fastsgd.kernels.rows import first_nonfinite
 
-                position = int(first_nonfinite(values))
-                if position >= 0:
-                    return position
+            values = part.reshape(-1)
+            position = int(first_nonfinite(values))
+            if position >= 0:
+                return position
             if self._exceeds(values):
                 return int(np.argmax(np.abs(values) > float(np.finfo(self._dtype).max)))
         for columns, missing in self._dataset.missing_values(name, block.first_row):

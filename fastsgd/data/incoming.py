@@ -60,7 +60,7 @@ class Incoming:
         DataError
             If some are unfit or cannot be read, or a file is no longer as it was.
         """
-        from fastsgd.kernels.reading import FINITE, SHORT
+        from fastsgd.kernels.reading import SHORT
 
         if self._straight is None:
             self._read_by_block(team, 0)
@@ -72,8 +72,7 @@ class Incoming:
             self._read_by_block(team, passage.moved)
             return passage.moved
         self._straight.settle(slow=slow)
-        finite = self._places._asdict() if passage.outcome == FINITE else ()
-        if not self._loader.check.passes(self._places, finite):
+        if not self._loader.check.passes(self._places, dict.fromkeys(self._places._asdict(), passage.outcome)):
             self._say_what_is_unfit()
         return passage.moved
 

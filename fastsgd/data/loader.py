@@ -24,6 +24,7 @@ from fastsgd.data.frames import let_go
 from fastsgd.data.incoming import lies_straight, read_blocks
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
+from fastsgd.data.runs import address_of
 from fastsgd.data.slab import Slab
 from fastsgd.data.spent import Spent
 from fastsgd.data.stream import stream
@@ -56,12 +57,28 @@ def checked_batch_size(batch_size: int) -> int:
 
 
 class Room(NamedTuple):
-    """Memory of an epoch that is streamed: window (slots, bytes of a row), a slab, and its targets once more (rows,
-    n_targets), or (rows, 0) where none are swapped before they are looked at."""
+    """Memory of an epoch that is streamed.
+
+    Attributes
+    ----------
+    window : array (slots, bytes of a row), uint8
+    slab : Slab
+    coming, going : Rows
+        As they are stored: where rows are read to, and where those go that come out of the window. These are the parts
+        of the slab where they are of its dtype; and rows come to where they go, but for targets that are looked at, as
+        that is done when some have gone.
+    """
 
     window: NDArray[np.uint8]
     slab: Slab
-    targets: NDArray[Any]
+    coming: Rows
+    going: Rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all."""
+        parts = [*self.slab.parts(0, len(self.slab)).parts(), *self.coming.parts(), *self.going.parts()]
+        return self.window.nbytes + sum({address_of(part): part.nbytes for part in parts}.values())
 
 
 class Loader:
@@ -191,7 +208,7 @@ class Loader:
             if self._arrays is None:
                 self._arrays = self._load()
             elif not self._arrays_are_checked:
-                self._arrays = self.check(Block(self.dataset._spans), self._arrays, ())
+                self._arrays = self.check(Block(self.dataset._spans), self._arrays, {})
             self._arrays_are_checked = True
             yield from self._from_memory(self._arrays, epoch, start)
 
@@ -228,17 +245,22 @@ class Loader:
         return room or self._new_room()
 
     def _new_room(self) -> Room:
-        """A single slab has the memory of all, and of the blocks that would be read ahead."""
-        dataset, plan, limit = self.dataset, self.plan, self._slab_limit or self.dataset.n_rows
-        of_targets = dataset.n_targets if self.shuffle and self.check.looks_at_targets else 0
-        memory = plan.slab_bytes + (1 + plan.blocks_ahead) * dataset.block_bytes(self.blocks.widest)
-        rows = min(memory // (dataset.row_bytes + of_targets * self.dtype.itemsize), limit, dataset.n_rows)
-        rows = max(plan.slab_rows, rows // self.batch_size * self.batch_size)
-        return Room(
-            np.empty((plan.window_rows, dataset.row_bytes), np.uint8),
-            self.empty_slab(rows),
-            np.empty((rows, of_targets), self.dtype),
-        )
+        """A single slab, and what lies beside it, in the memory of all, and of the blocks that would be read ahead."""
+        plan, limit = self.plan, self._slab_limit or self.dataset.n_rows
+        memory = plan.slab_bytes + (1 + plan.blocks_ahead) * self.dataset.block_bytes(self.blocks.widest)
+        rows = min(memory // self._empty_room(1, 0).nbytes, limit, self.dataset.n_rows)
+        return self._empty_room(max(plan.slab_rows, rows // self.batch_size * self.batch_size), plan.window_rows)
+
+    def _empty_room(self, rows: int, slots: int) -> Room:
+        slab, stored = self.empty_slab(rows), self.empty_rows(0)._asdict()
+        going = slab.parts(0, rows)
+        for name, part in going._asdict().items():
+            if part is not None and stored[name].dtype != part.dtype:
+                going = going._replace(**{name: np.empty(part.shape, stored[name].dtype)})
+        coming = going
+        if self.shuffle and self.check.looks_at_targets and going.y is not None:
+            coming = going._replace(y=np.empty_like(going.y))
+        return Room(np.empty((slots, self.dataset.row_bytes), np.uint8), slab, coming, going)
 
     def keep_room(self, room: Room | None) -> None:
         """Keep memory for the next epoch, or let go what is kept."""

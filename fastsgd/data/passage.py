@@ -101,13 +101,13 @@ class Passage:
     def _tell(self, row_bytes: int) -> NDArray[np.int64]:
         """The numbers that the compiled code takes."""
         from fastsgd.kernels import passage as told
-        from fastsgd.kernels.reading import FINITE
+        from fastsgd.kernels.reading import SINGLE
 
         move, table = self._move, _NONE if self._straight is None else self._straight.table
         head = [0] * told.HEADER
         head[told.ROWS], head[told.TURN_ROWS], head[told.ROW_BYTES] = self._rows, self._turn_rows, row_bytes
         head[told.TASKS], head[told.FAILED] = self._tasks, _NEVER
-        head[told.OUTCOMES : told.OUTCOMES + told.MOST_TASKS] = [FINITE] * told.MOST_TASKS
+        head[told.OUTCOMES : told.OUTCOMES + told.MOST_TASKS] = [SINGLE] * told.MOST_TASKS
         about_move = list[int]()
         if move is not None:
             head[told.MOVE], head[told.BOARD] = move.kind, address_of(self._board)

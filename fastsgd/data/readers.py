@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Asked, Check, Rows, Spans, offsets
+from fastsgd.data.blocks import Asked, Check, Known, Rows, Spans, offsets
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.files import OpenFile
 from fastsgd.data.helpers import Helpers
@@ -229,8 +229,8 @@ class _Reading(Asked):
         self._rows = rows
         self._work.outs.update((name, part) for name, part in rows._asdict().items() if part is not None)
 
-    def finite(self) -> Collection[str]:
-        return [one.part for one in self._work.straight if one.run.finite]
+    def known(self) -> Known:
+        return {one.part: one.run.outcome for one in self._work.straight}
 
     def settle(self) -> None:
         """Note how it came."""
@@ -251,7 +251,7 @@ class _Reading(Asked):
         # The check is for whoever is last, and so finds rows in its cache.
         if next(self._left) == 0 and self._check is not None:
             assert self._rows is not None
-            self._rows = self._check(self._rows, self.finite())
+            self._rows = self._check(self._rows, self.known())
 
     def __call__(self) -> Rows:
         with self._explained():

@@ -90,8 +90,11 @@ class Run:
     first, last : int
     out : array (rows, columns), C-contiguous, or None
         Where they go, of the type that they have in the file; to be set before they are read.
-    came, finite : bool
-        Whether they were read, and whether they are floats and all finite.
+    came : bool
+        Whether they were read.
+    outcome : int
+        What became of their values, as `fastsgd.kernels.reading` numbers it: no more than `READ` where it does not look
+        at them.
     slow : bool
         Whether they came from no memory, with others that were read together.
     """
@@ -102,7 +105,7 @@ class Run:
         self.last = last
         self.out: NDArray[Any] | None = None
         self.came = False
-        self.finite = False
+        self.outcome = 0
         self.slow = False
 
     @property
@@ -154,9 +157,9 @@ def _read_share(
 def read_table(table: NDArray[np.int64], together: Together, threads: int, kept: object) -> tuple[list[int], float]:
     """Read what a table tells of, as `fastsgd.kernels.reading.read_shares` takes it; returns what became of each run,
     and the seconds that all took. `kept` keeps the memory that they go to."""
-    from fastsgd.kernels.reading import FINITE
+    from fastsgd.kernels.reading import SINGLE
 
-    outcomes = np.full((len(table), threads), FINITE, np.int8)
+    outcomes = np.full((len(table), threads), SINGLE, np.int8)
     _kernel()  # before the threads, which would wait for one another
     each = np.zeros(threads)
     together(_read_share, threads, kept, table, outcomes, each)
@@ -167,7 +170,7 @@ def read_runs(runs: Sequence[Run], together: Together, threads: int) -> float:
     """Read some runs; what does not come is to be read by who can say why. Returns the seconds that it took."""
     from numba import config
 
-    from fastsgd.kernels.reading import FINITE, SHORT
+    from fastsgd.kernels.reading import READ
 
     if config.DISABLE_JIT:
         return 0.0  # plain Python has no addresses
@@ -176,6 +179,6 @@ def read_runs(runs: Sequence[Run], together: Together, threads: int) -> float:
     outcomes, seconds = read_table(table, together, threads, list(runs))
     slow = is_slow(sum(run.nbytes for run in runs), sum(run.chunks for run in runs), seconds)
     for run, outcome in zip(runs, outcomes, strict=True):
-        run.came, run.slow = outcome != SHORT, slow
-        run.finite = outcome == FINITE and run.place.looks
+        run.came, run.slow = outcome >= READ, slow
+        run.outcome = outcome if run.place.looks else min(outcome, READ)
     return seconds

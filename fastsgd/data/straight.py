@@ -1,7 +1,8 @@
 """An epoch whose rows lie in files as they do in memory: nothing but compiled code is needed to bring them.
 
-Each row is read to its place in a slab, and swapped there with one of the window, or goes on as it was read. How many
-rows go which way is known from the start, as none is left out.
+Each row is read to its place in a slab, and swapped there with one of the window, or goes on as it was read; parts of
+another dtype than they are trained in go beside the slab, and into it when they are swapped. How many rows go which way
+is known from the start, as none is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fastsgd.data.order import block_order
 from fastsgd.data.passage import Move
 from fastsgd.data.readers import OPEN_FILES
 from fastsgd.data.slab import Slab
-from fastsgd.data.team import Team
+from fastsgd.data.team import Team, copy_shares
 from fastsgd.data.window import Window
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def goes_straight(loader: Loader, reader: Reader) -> bool:
     """Whether the rows of an epoch may come so; the first block tells how the others lie."""
     dataset, blocks = loader.dataset, loader.blocks
-    if blocks.scattered or set(loader.check.types) != {loader.dtype}:
+    if blocks.scattered:
         return False
     # Rows of a slab that lie in more files than may be open would come one file after the other.
     files, rows = len(dataset._files()) - 1, loader.plan.slab_rows * loader.plan.slabs
@@ -38,8 +39,7 @@ def goes_straight(loader: Loader, reader: Reader) -> bool:
 
 
 class _Filling(NamedTuple):
-    """A slab on its way: the number of its first row; and rows that come from files, if any do, to places in the slab
-    or, of targets that are looked at, beside it."""
+    """A slab on its way: the number of its first row; and rows that come from files, if any do, and their places."""
 
     slab: Slab
     first: int
@@ -108,9 +108,9 @@ class StraightFiller:
         if self._start:
             window.restore(self._reader, self._order, min(self._start, self._swapped))
             return
-        slab = self._room.slab
-        for first in range(0, window.slots, len(slab)):
-            places = slab.parts(0, min(window.slots - first, len(slab)))
+        room = len(self._room.slab)
+        for first in range(0, window.slots, room):
+            places = self._room.coming.cut(0, min(window.slots - first, room))
             n = len(places.x)
             moved = self._incoming(first, first + n, places, window.putting(places)).finish(self._team)
             window.held += moved
@@ -118,32 +118,32 @@ class StraightFiller:
 
     def _ask(self, slab: Slab, first: int) -> _Filling:
         """Ask for the rows of a slab, which others may still be in."""
-        places, window = slab.parts(0, min(len(slab), max(0, self._swapped - first))), self._window
-        coming = len(places.x)
+        coming, window = min(len(slab), max(0, self._swapped - first)), self._window
+        places, outs = self._room.coming.cut(0, coming), self._room.going.cut(0, coming)
         if not coming:
             return _Filling(slab, first, places, None)
-        move = None
-        if window is not None:
-            outs = places
-            if self._room.targets.size:
-                # Targets are looked at when all are read; some are swapped by then, so they must not lie where they go.
-                places = places._replace(y=self._room.targets[:coming])
-            move = window.swapping(places, outs)
-        return _Filling(
-            slab, first, places, self._incoming(self._held + first, self._held + first + coming, places, move)
-        )
+        move = None if window is None else window.swapping(places, outs)
+        begin = self._held + first
+        return _Filling(slab, first, places, self._incoming(begin, begin + coming, places, move))
 
     def _finish(self, filling: _Filling) -> None:
         """Bring them there."""
         slab, first, places, incoming = filling
         window, coming = self._window, len(places.x)
         moved = 0 if incoming is None else incoming.finish(self._team)
-        if window is None:
-            return
-        begin, outs = time.perf_counter(), slab.parts(0, len(slab))
-        window.exchanged += moved
-        if moved < coming:
-            window.exchange([places.cut(moved, coming)], outs.cut(moved, coming))
-        if coming < len(slab):
-            window.drain(first + coming - self._swapped, outs.cut(coming, len(slab)))
+        begin, outs = time.perf_counter(), self._room.going.cut(0, coming)
+        if window is not None:
+            window.exchanged += moved
+            if moved < coming:
+                window.exchange([places.cut(moved, coming)], outs.cut(moved, coming))
+        self._cast(outs, slab)
+        if window is not None and coming < len(slab):
+            window.drain(first + coming - self._swapped, slab.parts(coming, len(slab)))
         self._loader.spent.add(shuffling=time.perf_counter() - begin)
+
+    def _cast(self, rows: Rows, slab: Slab) -> None:
+        """Copy parts of rows that are of another dtype into the slab."""
+        outs = slab.parts(0, len(rows.x)).parts()
+        pairs = [(part, out) for part, out in zip(rows.parts(), outs, strict=True) if part.dtype != out.dtype]
+        if pairs:
+            self._team.move(sum(part.nbytes for part, _ in pairs), copy_shares, pairs)

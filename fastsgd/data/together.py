@@ -119,8 +119,11 @@ class Together:
         if not all(one.is_read() for one in taken):
             return False
         self._reader.settle(taken)
-        finite = set.intersection(*(set(one.finite()) for one in taken))
-        return self._check is None or self._check.passes(whole, finite)
+        if self._check is None:
+            return True
+        each = [one.known() for one in taken]
+        names = set.intersection(*map(set, each))
+        return self._check.passes(whole, {name: min(known[name] for known in each) for name in names})
 
     def _one_by_one(self, taken: Sequence[Asked]) -> list[Rows]:
         outcomes: list[Rows | Exception | None] = [None] * len(taken)

@@ -6,9 +6,10 @@ import numpy as np
 
 from fastsgd.kernels.jit import inlined, serial
 from fastsgd.kernels.machine import advance, never_inline, pointer, pointer_at, read_at, view
-from fastsgd.kernels.rows import SUMMED, all_finite
+from fastsgd.kernels.rows import SUMMED, all_finite, all_finite_single
 
-SHORT, READ, FINITE = range(3)  # what became of rows: they did not all come, they came, and all are finite
+# What became of rows: they did not all come; they came; and all are finite; and as float32, too, if they are floats.
+SHORT, READ, FINITE, SINGLE = range(4)
 # A run of rows of a dataset without filters, in int64 numbers: descriptor of the open file; address of the offsets of
 # the chunks, int64; rows of a chunk; values of a row; bytes of a value, 4 and 8 of which are floats; first row and end
 # of the rows; address of where they go.
@@ -21,7 +22,7 @@ _AT_ONCE = 2**15  # values, few enough to be still in cache when they are looked
 def _read_rows(descriptor, offsets, height, first, last, out, width, size):
     """Read rows first to last, `width` values of `size` bytes each, in chunks of `height` rows that start at `offsets`
     of the file. Values of one byte are not looked at."""
-    outcome, done, row = FINITE, 0, first
+    outcome, done, row = SINGLE, 0, first
     while row < last:
         chunk = row // height
         end = min(last, (chunk + 1) * height)
@@ -33,8 +34,9 @@ def _read_rows(descriptor, offsets, height, first, last, out, width, size):
                 return SHORT
             if size > 1:
                 for start in range(done, done + values, SUMMED):
-                    if not all_finite(view(out, start, min(SUMMED, done + values - start))):
-                        outcome = READ
+                    some = view(out, start, min(SUMMED, done + values - start))
+                    if not all_finite_single(some):
+                        outcome = min(outcome, FINITE if all_finite(some) else READ)
             done += values
             left -= values
             at += values * size

@@ -27,6 +27,16 @@ def all_finite(part):
     return total == 0
 
 
+@inlined
+def all_finite_single(part):
+    """Whether a 1-D array has values alone that are finite as float32."""
+    zero = np.float32(0)
+    total = zero
+    for i in range(part.size):
+        total += np.float32(part[i]) * zero
+    return total == 0
+
+
 @serial
 def first_nonfinite(block):
     """Position of the first NaN or infinity in a 1-D array, or -1."""
