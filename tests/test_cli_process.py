@@ -232,7 +232,7 @@ main()
 """
 
 
-@pytest.mark.parametrize(("name", "memory"), [("train_worker", "1GB"), ("fill_order", "1GB"), ("exchange", "5MB")])
+@pytest.mark.parametrize(("name", "memory"), [("train_worker", "1GB"), ("fill_order", "1GB"), ("run_passages", "5MB")])
 def test_a_signal_while_a_kernel_is_compiled(place, tmp_path, name, memory):
     """For the thread that trains, for several that share work, or for the one that reads: none can be interrupted."""
     words = ["train", "data.h5", "-x", "X", "-y", "y", "--memory", memory, "--out", tmp_path / "run"]

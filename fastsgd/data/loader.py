@@ -249,7 +249,7 @@ class Loader:
         plan, limit = self.plan, self._slab_limit or self.dataset.n_rows
         memory = plan.slab_bytes + (1 + plan.blocks_ahead) * self.dataset.block_bytes(self.blocks.widest)
         rows = min(memory // self._empty_room(1, 0).nbytes, limit, self.dataset.n_rows)
-        return self._empty_room(max(plan.slab_rows, rows // self.batch_size * self.batch_size), plan.window_rows)
+        return self._empty_room(max(1, rows // self.batch_size) * self.batch_size, plan.window_rows)
 
     def _empty_room(self, rows: int, slots: int) -> Room:
         slab, stored = self.empty_slab(rows), self.empty_rows(0)._asdict()

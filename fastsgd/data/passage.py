@@ -166,7 +166,7 @@ def run_passages(passages: Sequence[Passage], team: Team) -> None:
         team.go_on()
         table, counters = np.array(some, np.int64).reshape(-1, 3), np.zeros(COUNTERS, np.int64)
         told.run_passages(0, 1, table[:0], counters)  # compiled before the threads, which would wait for one another
-        team.move(nbytes * len(some) // len(pieces), _run, passages, table, counters)
+        team.move(nbytes // max(1, len(pieces)) * len(some), _run, passages, table, counters)
 
 
 def _run(thread: int, threads: int, kept: object, table: NDArray[np.int64], counters: NDArray[np.int64]) -> None:
