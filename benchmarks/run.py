@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from contest import FILE_PEERS, PEERS
 from limits import REPEATS
 from runner import MIN_ROUNDS, PAUSE_SECONDS, RESULTS, write_results
@@ -68,6 +69,17 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def touch_memory() -> None:
+    """Touch memory that the contestants will be given.
+
+    A virtual machine may get memory from its host only when that is first touched: 8 microseconds a page where we
+    measured, and 50 times less from then on. Whoever happens to be given such pages would pay for it.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    free = np.empty(os.sysconf("SC_AVPHYS_PAGES") * page // 2, np.uint8)
+    free[::page] = 1
+
+
 def run_topic(topic: str, options: argparse.Namespace) -> list[str]:
     """Measure, show and write one topic; returns what is wrong with it."""
     module = importlib.import_module(f"topics.{topic}")
@@ -90,6 +102,8 @@ def run_topic(topic: str, options: argparse.Namespace) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the topics; 1 if something disagrees that should not."""
     options = parse_options(arguments)
+    if not options.quick:
+        touch_memory()
     wrong = [complaint for topic in options.topics for complaint in run_topic(topic, options)]
     print("\n".join(wrong), end="\n" if wrong else "", file=sys.stderr)
     return 1 if wrong else 0
