@@ -96,6 +96,16 @@ def test_of_more_files_than_may_be_open_some_rows_come_otherwise(tmp_path, monke
     np.testing.assert_array_equal(numbers_of(rows_of(loader_of(dataset))), wanted)
 
 
+def test_blocks_that_lack_rows_come_otherwise(tmp_path):
+    """As those of a split may, they have more than one range."""
+    numbers = np.flatnonzero(np.arange(ROWS) % CHUNK % 20 < 17)
+    spans = np.array([[run[0], run[-1] + 1] for run in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)])
+    loader = loader_of(write(tmp_path)._with_spans(spans))
+    assert loader.blocks.scattered
+    assert not loader.plan.whole
+    assert sorted(numbers_of(rows_of(loader))) == numbers.tolist()
+
+
 def test_a_turn_may_swap_a_row_that_the_turn_before_swapped(tmp_path, monkeypatch):
     """A window of few slots, which rows of a turn, and of the next, meet in."""
     monkeypatch.setattr(passage_module, "_TASK_BYTES", 600)
