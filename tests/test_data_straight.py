@@ -228,6 +228,19 @@ def test_a_value_that_is_not_finite_is_named(tmp_path, part):
         rows_of(loader)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_in_their_own_order_rows_before_a_bad_one_come_first(tmp_path, dtype):
+    """Whole batches of them, from the blocks before its own."""
+    bad, found = 1234, []
+
+    def spoil(numbers, parts):
+        parts["X"][numbers == bad] = np.nan
+
+    with pytest.raises(DataError, match=f"row {bad}, column 0 is nan"):
+        rows_of(loader_of(write(tmp_path, dtype=dtype, change=spoil), shuffle=False), found=found)
+    np.testing.assert_array_equal(numbers_of(found), np.arange(bad // CHUNK * CHUNK // BATCH * BATCH))
+
+
 def test_a_target_that_does_not_suit_is_named_when_its_row_comes(tmp_path, monkeypatch):
     """Which may be long before it goes out, of those that do so last."""
     dataset, went_out = write(tmp_path), []

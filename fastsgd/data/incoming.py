@@ -34,16 +34,15 @@ class Incoming:
         Where they go, in their storage dtype.
     move : Move, optional
         From there.
+
+    Attributes
+    ----------
+    sound : int
+        Where some cannot be had, or are unfit: those before them that are in their places, and fit.
     """
 
-    def __init__(
-        self,
-        loader: Loader,
-        reader: Reader,
-        spans: Spans,
-        places: Rows,
-        move: Move | None = None,
-    ) -> None:
+    def __init__(self, loader: Loader, reader: Reader, spans: Spans, places: Rows, move: Move | None = None) -> None:
+        self.sound = 0
         self._loader = loader
         self._reader = reader
         self._spans = spans
@@ -92,7 +91,9 @@ class Incoming:
         """The rows of each range, read to other places and checked."""
         for span in self._spans:
             block = Block(span.reshape(1, 2))
-            yield request_block(self._reader, block, partial(self._loader.check, block))()
+            rows = request_block(self._reader, block, partial(self._loader.check, block))()
+            self.sound += len(rows.x)
+            yield rows
 
     def _say_what_is_unfit(self) -> None:
         """Read all again, as the check of a block names the first value that is unfit."""

@@ -240,7 +240,7 @@ class Loader:
         return [self.empty_slab(max(plan.slab_rows, batches * self.batch_size))]
 
     def take_room(self) -> Room:
-        """The memory of an epoch of rows that go on as they are stored: what the last one had, or new."""
+        """The memory of an epoch whose rows go straight: what the last one had, or new."""
         room, self._room = self._room, None
         return room or self._new_room()
 

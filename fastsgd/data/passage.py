@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastsgd.data.team import Team
 
 _TASK_BYTES = 1 << 18  # of a task's rows in a turn: in cache until the next one, and much beside a call of the system
-_MOST_ROWS = 1 << 11  # of a task in a turn: what longer lists would take is in no plan
+_MOST_ROWS = 1 << 11  # of a task in a turn: what it notes of more would take is in no plan
 _TASKS_A_THREAD = 2  # where all rows are of one turn: who is late leaves one to another
 _PIECE_BYTES = 1 << 26  # done in one compiled call, which no interrupt ends
 _NONE = np.zeros(0, np.int64)

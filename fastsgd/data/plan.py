@@ -101,7 +101,7 @@ class MemoryPlan:
     slab_rows : int
         Rows handed over at a time, whole batches.
     slabs : int
-        Slabs that exist at once; where training and reading take turns, one or two in the memory of all.
+        Slabs that exist at once; where training and reading take turns, one in the memory of all.
     window_bytes, slab_bytes, block_bytes : int
         Bytes of the window, of all slabs, and of blocks that are being read.
     blocks_ahead : int

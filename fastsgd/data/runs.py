@@ -17,19 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 RUN_NUMBERS = 8  # that stand for a run, as `fastsgd.kernels.reading` has it
-# Of them: rows of a chunk, values of a row, bytes of a value; the first row, the end, and where it goes.
-HEIGHT, WIDTH, VALUE_BYTES, FIRST, LAST, OUT = range(2, 8)
+# Of them: rows of a chunk; the first row, the end, and where it goes.
+HEIGHT, FIRST, LAST, OUT = 2, 5, 6, 7
 # What is in memory comes at so many bytes a second at least, after so many seconds for each call; disks are slower.
 _PAGE_CACHE_RATE, _CALL_SECONDS = 2e9, 1e-5
 
 
 STRAIGHT_BYTES = 1 << 24  # read in one compiled call at most, but for what is larger by itself
-
-
-def bytes_of(table: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bytes of each run."""
-    sizes: NDArray[np.int64] = (table[:, LAST] - table[:, FIRST]) * table[:, WIDTH] * table[:, VALUE_BYTES]
-    return sizes
 
 
 def calls_of(table: NDArray[np.int64]) -> int:
@@ -154,31 +148,22 @@ def _read_share(
     seconds[thread] = time.perf_counter() - begin
 
 
-def read_table(table: NDArray[np.int64], together: Together, threads: int, kept: object) -> tuple[list[int], float]:
-    """Read what a table tells of, as `fastsgd.kernels.reading.read_shares` takes it; returns what became of each run,
-    and the seconds that all took. `kept` keeps the memory that they go to."""
-    from fastsgd.kernels.reading import SINGLE
-
-    outcomes = np.full((len(table), threads), SINGLE, np.int8)
-    _kernel()  # before the threads, which would wait for one another
-    each = np.zeros(threads)
-    together(_read_share, threads, kept, table, outcomes, each)
-    return outcomes.min(axis=1).tolist(), float(each.max())
-
-
 def read_runs(runs: Sequence[Run], together: Together, threads: int) -> float:
     """Read some runs; what does not come is to be read by who can say why. Returns the seconds that it took."""
     from numba import config
 
-    from fastsgd.kernels.reading import READ
+    from fastsgd.kernels.reading import READ, SINGLE
 
     if config.DISABLE_JIT:
         return 0.0  # plain Python has no addresses
     numbers = array("q", itertools.chain.from_iterable(run.numbers() for run in runs))
     table = np.frombuffer(numbers, np.int64).reshape(len(runs), RUN_NUMBERS)
-    outcomes, seconds = read_table(table, together, threads, list(runs))
+    outcomes, each = np.full((len(runs), threads), SINGLE, np.int8), np.zeros(threads)
+    _kernel()  # before the threads, which would wait for one another
+    together(_read_share, threads, list(runs), table, outcomes, each)
+    seconds = float(each.max())
     slow = is_slow(sum(run.nbytes for run in runs), sum(run.chunks for run in runs), seconds)
-    for run, outcome in zip(runs, outcomes, strict=True):
+    for run, outcome in zip(runs, outcomes.min(axis=1).tolist(), strict=True):
         run.came, run.slow = outcome >= READ, slow
         run.outcome = outcome if run.place.looks else min(outcome, READ)
     return seconds

@@ -21,6 +21,7 @@ from fastsgd.data.readers import OPEN_FILES
 from fastsgd.data.slab import Slab
 from fastsgd.data.team import Team, copy_shares
 from fastsgd.data.window import Window
+from fastsgd.errors import DataError
 
 if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
@@ -88,7 +89,12 @@ class StraightFiller:
             yield from ready
             if failed is not None:
                 raise failed
-            self._finish(filling)
+            try:
+                self._finish(filling)
+            except DataError:
+                if self._window is None:  # else some have been swapped
+                    yield from self._sound(filling)
+                raise
             ready = [slab]
         yield from ready
         loader.keep_room(self._room)
@@ -140,6 +146,15 @@ class StraightFiller:
         if window is not None and coming < len(slab):
             window.drain(first + coming - self._swapped, slab.parts(coming, len(slab)))
         self._loader.spent.add(shuffling=time.perf_counter() - begin)
+
+    def _sound(self, filling: _Filling) -> Iterator[Slab]:
+        """The batches before rows that are to be had no more, or are unfit."""
+        assert filling.incoming is not None
+        size = self._loader.batch_size
+        rows = filling.incoming.sound // size * size
+        if rows:
+            self._cast(self._room.going.cut(0, rows), filling.slab)
+            yield filling.slab.first(rows)
 
     def _cast(self, rows: Rows, slab: Slab) -> None:
         """Copy parts of rows that are of another dtype into the slab."""

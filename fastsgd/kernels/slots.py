@@ -11,13 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastsgd.kernels.jit import inlined, serial
-from fastsgd.kernels.machine import (
-    advance,
-    copy_bytes,
-    pointer,
-    pointer_at,
-    prefetch_to_write,
-)
+from fastsgd.kernels.machine import advance, copy_bytes, pointer, pointer_at, prefetch_to_write
 from fastsgd.kernels.random import encipher_all, make_cipher, random_below
 
 AHEAD = 64  # rows that memory is asked for before they are needed, at most; a power of two
