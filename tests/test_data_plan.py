@@ -86,7 +86,6 @@ sizes = st.fixed_dictionaries(
         "budget": st.integers(1, 4 * 10**9),
         "shuffle": st.booleans(),
         "in_memory": st.booleans(),
-        "slab_limit": st.none() | st.integers(1, 10**6),
     }
 )
 
@@ -96,7 +95,7 @@ sizes = st.fixed_dictionaries(
 def test_a_plan_is_never_above_its_budget(given_sizes):
     n, budget = given_sizes["n_rows"], given_sizes["budget"]
     given_sizes["block_rows"] = blocks = min(given_sizes["block_rows"], n)
-    batch, limit = min(given_sizes["batch_size"], n), given_sizes["slab_limit"]
+    batch = min(given_sizes["batch_size"], n)
     try:
         plan = planned(**given_sizes)
     except MemoryBudgetError as error:
@@ -111,7 +110,6 @@ def test_a_plan_is_never_above_its_budget(given_sizes):
     assert plan.slab_bytes == plan.slabs * plan.slab_rows * given_sizes["slab_row_bytes"]
     assert plan.slab_rows % batch == 0
     assert plan.slab_rows < n + batch
-    assert limit is None or plan.slab_rows <= max(limit, batch)
     if given_sizes["in_memory"]:
         assert (plan.whole, plan.window_rows, plan.window_bytes, plan.block_bytes) == (True, n, 0, 0)
         return

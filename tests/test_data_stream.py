@@ -313,6 +313,9 @@ def test_an_epoch_uses_the_slabs_that_are_planned(dataset):
 def test_slabs_hold_whole_batches_and_no_more_than_is_wanted(dataset):
     loader = Loader(dataset, batch_size=8, memory="60kB", slab_limit=20)
     assert {len(slab) for slab in loader.epoch()} == {16}
+    small = Loader(dataset, batch_size=8, memory="60kB", slab_limit=1)
+    assert {len(slab) for slab in small.epoch()} == {8}
+    assert small.plan == loader.plan == Loader(dataset, batch_size=8, memory="60kB").plan
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

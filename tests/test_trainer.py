@@ -61,6 +61,21 @@ def test_a_streamed_run_is_repeatable_and_depends_on_nothing_but_its_budget(tabl
     assert run(STREAMED, 1) != run(STREAMED, 1, seed=1)
 
 
+def test_how_much_work_a_row_is_changes_no_order(table, monkeypatch):
+    """A network that is much work gets its rows in small slabs; the window has no more rows for that."""
+    dataset = fs.HDF5Dataset(table[0], "X", "y")
+
+    def run(threads):
+        model = seed_model()
+        trainer = fs.Trainer(model, fs.SGD(0.05), "mse", threads=threads)
+        trainer.fit(dataset, epochs=1, batch_size=300, memory=STREAMED)
+        return model.network.parameters.tobytes()
+
+    expected = run(1)
+    monkeypatch.setattr("fastsgd.training.trainer._SLAB_WORK", 2e7)
+    assert run(1) == run(2) == expected
+
+
 def test_rows_are_moved_beside_training_only_where_it_leaves_a_core(table):
     from fastsgd.kernels.threads import available_threads
 

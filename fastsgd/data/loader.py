@@ -100,7 +100,7 @@ class Loader:
     check_target : callable, optional
         Says what is wrong with a block of targets.
     slab_limit : int, optional
-        Rows of a slab at most.
+        Rows of a slab at most (but at least a batch), where a row is much work. Their order does not depend on it.
     threads : int, optional
         That read, decode and move rows; all, if not given.
     takes_order : bool
@@ -156,7 +156,8 @@ class Loader:
         self._takes_order = takes_order
         self.takes_turns = takes_turns
         self.batch_size = min(batch_size, dataset.n_rows)
-        self._slab_limit = slab_limit
+        whole_batches = dataset.n_rows + self.batch_size - 1  # the last may lack some rows
+        self._most_rows = whole_batches if slab_limit is None else min(slab_limit, whole_batches)
         self._room: Room | None = None
         self._arrays = dataset.held()
         self._arrays_are_checked = False
@@ -176,7 +177,6 @@ class Loader:
             batch_size=batch_size,
             shuffle=shuffle,
             in_memory=self._arrays is not None,
-            slab_limit=slab_limit,
         )
         self.plan = self.plan_for(budget=parse_memory(memory))
         require_memory(self.plan)
@@ -233,11 +233,14 @@ class Loader:
     def stream_slabs(self) -> list[Slab]:
         """Slabs to be filled: a single one in the memory of all, where consumer and reader take turns, as threads wait
         for each other at each change."""
-        plan, limit = self.plan, self._slab_limit or self.dataset.n_rows
+        plan = self.plan
         if not self.takes_turns:
-            return [self.empty_slab(plan.slab_rows) for _ in range(plan.slabs)]
-        batches = min(plan.slabs * plan.slab_rows, limit) // self.batch_size
-        return [self.empty_slab(max(plan.slab_rows, batches * self.batch_size))]
+            return [self.empty_slab(self.slab_rows(plan.slab_rows)) for _ in range(plan.slabs)]
+        return [self.empty_slab(self.slab_rows(plan.slabs * plan.slab_rows))]
+
+    def slab_rows(self, room: int) -> int:
+        """Rows of a slab, whole batches and at least one, where there is room for so many."""
+        return self.batch_size * max(1, min(room, self._most_rows) // self.batch_size)
 
     def take_room(self) -> Room:
         """The memory of an epoch whose rows go straight: what the last one had, or new."""
@@ -246,10 +249,9 @@ class Loader:
 
     def _new_room(self) -> Room:
         """A single slab, and what lies beside it, in the memory of all, and of the blocks that would be read ahead."""
-        plan, limit = self.plan, self._slab_limit or self.dataset.n_rows
+        plan = self.plan
         memory = plan.slab_bytes + (1 + plan.blocks_ahead) * self.dataset.block_bytes(self.blocks.widest)
-        rows = min(memory // self._empty_room(1, 0).nbytes, limit, self.dataset.n_rows)
-        return self._empty_room(max(1, rows // self.batch_size) * self.batch_size, plan.window_rows)
+        return self._empty_room(self.slab_rows(memory // self._empty_room(1, 0).nbytes), plan.window_rows)
 
     def _empty_room(self, rows: int, slots: int) -> Room:
         slab, stored = self.empty_slab(rows), self.empty_rows(0)._asdict()
@@ -346,7 +348,8 @@ class Loader:
         n, key = len(rows.x), drain_key(self.seed, epoch)
         self.require_some(n)
         whole = _where_they_lie(rows, self.dtype) if self._in_place(rows) else None
-        step = self.plan.slab_rows if whole is None else self._rows_in_place()
+        # Of rows that stay where they lie only the order is stored, in 8 bytes each.
+        step = self.slab_rows(self.plan.slab_rows if whole is None else self.plan.slab_bytes // 8)
         order = np.empty(step if self.shuffle else 0, np.int64)
         slab = self.empty_slab(step) if whole is None else None
         for start in range(begin, n, step):
@@ -367,13 +370,6 @@ class Loader:
                 else:
                     np.copyto(out, source[start : start + count], casting="unsafe")
             yield filled
-
-    def _rows_in_place(self) -> int:
-        """Rows of a slab of which only the order is stored, in no more memory than the plan has for slabs."""
-        batches = self.plan.slab_bytes // (8 * self.batch_size)
-        if self._slab_limit is not None:
-            batches = min(batches, self._slab_limit // self.batch_size)
-        return self.batch_size * max(1, batches)
 
     def _in_place(self, rows: Rows) -> bool:
         """Whether the consumer can take the rows where they lie: targets and weights are copied if they must be."""

@@ -168,9 +168,8 @@ def plan_memory(
     budget: int,
     shuffle: bool,
     in_memory: bool = False,
-    slab_limit: int | None = None,
 ) -> MemoryPlan:
-    """Spend a budget.
+    """Spend a budget. On no machine, for no number of threads, and for no network otherwise: the order depends on it.
 
     Parameters
     ----------
@@ -187,8 +186,6 @@ def plan_memory(
         Whether a window is needed.
     in_memory : bool
         The rows lie in memory already and cost nothing.
-    slab_limit : int, optional
-        Rows of a slab at most (but at least a batch), where a row is much work.
 
     Raises
     ------
@@ -197,8 +194,6 @@ def plan_memory(
     """
     batch_size = min(batch_size, n_rows)
     batches = max(1, min(_SLAB_BYTES, budget // 16) // (batch_size * slab_row_bytes))
-    if slab_limit is not None:
-        batches = max(1, min(batches, slab_limit // batch_size))
     slab_rows = batch_size * min(batches, -(-n_rows // batch_size))
     if in_memory:
         cost = BlockCost(0, 0, 0, 0)
