@@ -7,7 +7,7 @@ import pytest
 
 import fastsgd.data.runs as runs_module
 from fastsgd.data.runs import Place, Run, read_runs
-from fastsgd.kernels.reading import FINITE, READ, SHORT, SINGLE, read_shares
+from fastsgd.kernels.reading import FINITE, READ, SHORT, SINGLE, look_at_share, read_shares
 
 HEIGHTS = [1, 3, 7, 50, 10_000]
 
@@ -103,6 +103,28 @@ def test_a_value_that_is_not_finite_as_float32_is_noticed(tmp_path, opened, row,
     rows.tofile(tmp_path / "a")
     read_runs([run], alone(2), 2)
     assert run.outcome == FINITE
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_values_in_memory_are_looked_at_by_each_thread_in_its_share(dtype, threads):
+    values = np.full(50_000, np.finfo(np.float32).max, dtype)
+
+    def found():
+        outcomes = np.full(threads, -1)
+        for thread in range(threads):
+            look_at_share(thread, threads, values, outcomes)
+        return outcomes.tolist()
+
+    assert found() == [SINGLE] * threads
+    for at in (0, 4095, 25_000, 49_999):
+        who = next(thread for thread in range(threads) if at < 50_000 * (thread + 1) // threads)
+        for bad, least in [(np.nan, READ), (-np.inf, READ), *([(-1e39, FINITE)] if dtype == "f8" else [])]:
+            kept, values[at] = values[at], bad
+            assert found() == [least if thread == who else SINGLE for thread in range(threads)]
+            values[at] = kept
+    values = values[:0]
+    assert found() == [SINGLE] * threads
 
 
 @pytest.mark.parametrize("left", [0, 1, 4 * 3 * 10 - 1])

@@ -225,6 +225,16 @@ def test_bad_values_are_named(table, memory):
         trainer.fit((np.zeros((2, 10)), np.array([0, np.nan])))
 
 
+@pytest.mark.parametrize("row", [0, 40_000])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_bad_values_are_named_whichever_thread_looks_at_them(row, dtype):
+    x, y = regression(40_001)
+    x = x.astype(dtype)
+    x[row, 3] = np.inf
+    with pytest.raises(fs.DataError, match=rf"x\[{row}, 3\] is inf"):
+        fs.Trainer(seed_model(), fs.SGD(), "mse", threads=2).fit((x, y))
+
+
 @pytest.mark.parametrize("label", [3, -1, 0.5])
 def test_labels_out_of_range_are_named(label):
     model = fs.Sequential([fs.Dense(3, "softmax")])

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastsgd.data.blocks import Block, Reader, Rows
+from fastsgd.data.blocks import Block, Known, Reader, Rows
 from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.frames import let_go
@@ -208,7 +208,7 @@ class Loader:
             if self._arrays is None:
                 self._arrays = self._load()
             elif not self._arrays_are_checked:
-                self._arrays = self.check(Block(self.dataset._spans), self._arrays, {})
+                self._arrays = self.check(Block(self.dataset._spans), self._arrays, self._look_at(self._arrays))
             self._arrays_are_checked = True
             yield from self._from_memory(self._arrays, epoch, start)
 
@@ -315,6 +315,19 @@ class Loader:
 
         # Others would have to be started first.
         return Team(self.threads() if keeps_threads() else 1, self.spent)
+
+    def _look_at(self, rows: Rows) -> Known:
+        """What is known of rows in memory when all threads have looked at them."""
+        from fastsgd.kernels.reading import SINGLE, look_at_share
+
+        team, known = self._team(), dict[str, int]()
+        for name, part in rows._asdict().items():
+            if part is not None and part.dtype in (np.float32, np.float64) and part.flags.c_contiguous:
+                values, outcomes = part.reshape(-1), np.full(team.threads, SINGLE)
+                look_at_share(0, 1, values[:0], outcomes)  # compiled here: threads would wait for one another
+                team.move(part.nbytes, look_at_share, values, outcomes)
+                known[name] = int(outcomes.min())
+        return known
 
     def _load(self) -> Rows:
         """All rows, in storage order and dtype."""

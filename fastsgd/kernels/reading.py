@@ -1,4 +1,5 @@
-"""Rows from an open file straight into memory, each looked at while it is in cache. No Python lock."""
+"""Rows from an open file straight into memory, each looked at while it is in cache; and rows that lie in memory, looked
+at. No Python lock."""
 
 from __future__ import annotations
 
@@ -19,6 +20,24 @@ _AT_ONCE = 2**15  # values, few enough to be still in cache when they are looked
 
 
 @inlined
+def _look(values):
+    """What is known of the values of a 1-D array: that they came, or more."""
+    outcome = SINGLE
+    for start in range(0, values.size, SUMMED):
+        some = values[start : start + SUMMED]
+        if not all_finite_single(some):
+            outcome = min(outcome, FINITE if all_finite(some) else READ)
+    return outcome
+
+
+@serial
+def look_at_share(thread, threads, values, outcomes):
+    """outcomes[thread] := what is known of a thread's share of a 1-D array of floats."""
+    first, last = values.size * thread // threads, values.size * (thread + 1) // threads
+    outcomes[thread] = _look(values[first:last])
+
+
+@inlined
 def _read_rows(descriptor, offsets, height, first, last, out, width, size):
     """Read rows first to last, `width` values of `size` bytes each, in chunks of `height` rows that start at `offsets`
     of the file. Values of one byte are not looked at."""
@@ -33,10 +52,7 @@ def _read_rows(descriptor, offsets, height, first, last, out, width, size):
             if values <= 0:
                 return SHORT
             if size > 1:
-                for start in range(done, done + values, SUMMED):
-                    some = view(out, start, min(SUMMED, done + values - start))
-                    if not all_finite_single(some):
-                        outcome = min(outcome, FINITE if all_finite(some) else READ)
+                outcome = min(outcome, _look(view(out, done, values)))
             done += values
             left -= values
             at += values * size

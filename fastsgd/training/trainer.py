@@ -30,8 +30,9 @@ from fastsgd.training.run import Resume, Run, checked_resume, steps_too_large
 
 Data = Dataset | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
 
-# A slab is at most about a tenth of a second of work on a slow core, so that signals and progress stay live.
-_SLAB_WORK = 2e9
+# A slab is at most about a third of a second of work on a slow core, a fiftieth on a fast one, so that signals and
+# progress stay live; each costs about a third of a millisecond beside it.
+_SLAB_WORK = 6e9
 _OPERATIONS_A_BYTE = 4  # that a core does while it reads a byte from memory
 # And while it brings one from a file through the window, at least.
 _OPERATIONS_TO_BRING_A_BYTE = 10
