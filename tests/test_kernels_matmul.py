@@ -154,6 +154,24 @@ def test_a_sum_does_not_depend_on_its_tile():
             np.testing.assert_array_equal(product(kernel, m, n, i, j), whole[i : i + m, j : j + n])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_long_sums_are_the_same_bits_where_the_next_strip_is_asked_for(dtype):
+    """As it is where strips are packed, of so many products; the last turn of the loop is cut short."""
+    m, n, k = 100, 2 * width_of(dtype) + 5, 1027
+    a, b, c, aux = drawn(np.random.default_rng(3), dtype, (m, k), (k, n), (m, n), (m, n))
+    zeros, rates = (np.zeros(8 * width_of(dtype), dtype), NO_PANEL), (dtype(0), dtype(0))
+    beside, (first, row, _) = rows_stored(b, 0, whole_strips=True)
+    for mode in tile.ROW_ENDS:
+        found = []
+        for right in (strips_stored(b), (beside, (first, row, width_of(dtype)))):
+            out, other = (rows_stored(one, 0, whole_strips=True) for one in (c, aux))
+            stored = rows_stored(a, 0), right, zeros, out, other
+            KERNELS["multiply_rows"](mode, *zip(*stored, strict=True), (m, n, k), rates)
+            found.append((view_of(out, m, n), view_of(other, m, n)))
+        np.testing.assert_array_equal(*found)
+        check(found[0], expected(mode, a, b, np.zeros((m, n), dtype), c, aux, 0, 0), dtype, k, mode)
+
+
 @njit
 def transpose(source, source_row, out, out_row):
     vectors.transpose_square(pointer(source, 0), source_row, pointer(out, 0), out_row)

@@ -18,7 +18,9 @@ from fastsgd.kernels.vectors import I64, VECTOR_BYTES, Emitter, lane_mask
 
 # How a tile's left factor is stored: next to an element lies the next of its row, or of its column.
 ANYHOW, BY_ROWS, BY_COLUMNS = range(3)
-_STEPS = 4  # products of an accumulator in a turn of the loop
+STEPS = 4  # products of an accumulator in a turn of the loop
+_LINE = 64  # bytes of a line of the cache
+_FIRST_CACHE, _SECOND_CACHE = 3, 2
 
 # How a tile ends.
 STORE = 0  # c = acc
@@ -46,8 +48,8 @@ def _emit_prefetches(emit: Emitter, shape: tuple[int, int], c: Any, c_row: Any) 
     builder = emit.builder
     for i in range(rows):
         row = emit.at(c, builder.mul(c_row, I64(i)))
-        for first in range(0, vectors * VECTOR_BYTES, 64):
-            emit.prefetch(emit.at(row, I64(first // emit.size)), 1, 3)
+        for first in range(0, vectors * VECTOR_BYTES, _LINE):
+            emit.prefetch(emit.at(row, I64(first // emit.size)), 1, _FIRST_CACHE)
 
 
 class _Factors(NamedTuple):
@@ -77,9 +79,10 @@ def _emit_step(emit: Emitter, acc: list[list[Any]], factors: _Factors) -> list[l
 
 
 def _emit_loop(
-    emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, steps: int
+    emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, steps: int, ahead: Any = None
 ) -> tuple[list[list[Any]], _Factors]:
-    """`count` turns of so many steps each: the accumulators, and the factors that are left."""
+    """`count` turns of so many steps each: the accumulators, and the factors that are left. Each turn asks memory for
+    a line from `ahead` on, if that is given."""
     builder = emit.builder
     before, head, body, done = builder.block, *(builder.append_basic_block(f"tile.k{steps}") for _ in range(3))
     builder.branch(head)
@@ -95,6 +98,8 @@ def _emit_loop(
     old = [[changing(value) for value in row] for row in acc]
     builder.cbranch(builder.icmp_signed("<", turn, count), body, done)
     builder.position_at_end(body)
+    if ahead is not None:
+        emit.prefetch(emit.at(ahead, builder.mul(turn, I64(_LINE // emit.size))), 0, _SECOND_CACHE)
     new = old
     for step in range(steps):
         new = _emit_step(emit, new, here.after(emit, step))
@@ -110,11 +115,11 @@ def _emit_loop(
     return old, here
 
 
-def _emit_products(emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any) -> list[list[Any]]:
+def _emit_products(emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, ahead: Any) -> list[list[Any]]:
     """The sum over k, several steps a turn: whatever is no multiply-add counts on cores that are shared."""
-    turns = emit.builder.sdiv(count, I64(_STEPS))
-    acc, factors = _emit_loop(emit, acc, factors, turns, _STEPS)
-    left = emit.builder.sub(count, emit.builder.mul(turns, I64(_STEPS)))
+    turns = emit.builder.sdiv(count, I64(STEPS))
+    acc, factors = _emit_loop(emit, acc, factors, turns, STEPS, ahead)
+    left = emit.builder.sub(count, emit.builder.mul(turns, I64(STEPS)))
     return _emit_loop(emit, acc, factors, left, 1)[0]
 
 
@@ -217,25 +222,31 @@ def _emit_end(
     builder.position_at_end(finish)
 
 
-def make_tile(rows: int, vectors: int, ends: tuple[int, ...], stored: int = ANYHOW, *, masked: bool = False) -> Any:
+def make_tile(
+    rows: int, vectors: int, ends: tuple[int, ...], stored: int = ANYHOW, *, masked: bool = False, asks: bool = False
+) -> Any:
     """An intrinsic for one tile of `rows` x (`vectors` x lanes), float32 or float64 by its pointers.
 
-    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns)``: pointers
-    to the first elements, strides in elements, `count` products. `ends` are the modes it knows, `stored` says which
-    stride of a is one, whatever is given: addresses of a known stride cost no instructions. A masked tile touches only
-    the first `columns` columns of init, b, c and aux.
+    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, ahead)``:
+    pointers to the first elements, strides in elements, `count` products. `ends` are the modes it knows, `stored` says
+    which stride of a is one, whatever is given: addresses of a known stride cost no instructions. A masked tile touches
+    only the first `columns` columns of init, b, c and aux. One that asks has memory bring a line for each `STEPS`
+    products, from `ahead` on.
     """
 
     @intrinsic
-    def tile(typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns):
+    def tile(
+        typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, ahead
+    ):
         size = types.intp
         real = a.dtype
         signature = types.void(
-            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size
+            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size, a
         )  # fmt: skip
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns = arguments
+            mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, *others = arguments
+            aux, aux_row, alpha, beta, columns, ahead = others
             element = context.get_value_type(real)
             lanes = VECTOR_BYTES // (real.bitwidth // 8)
             masks = [lane_mask(builder, lanes, j * lanes, columns) for j in range(vectors)] if masked else []
@@ -244,7 +255,7 @@ def make_tile(rows: int, vectors: int, ends: tuple[int, ...], stored: int = ANYH
                 _emit_prefetches(emit, (rows, vectors), c, c_row)
             start = _emit_start(emit, (rows, vectors), init, init_row)
             a_row, a_k = I64(1) if stored == BY_COLUMNS else a_row, I64(1) if stored == BY_ROWS else a_k
-            acc = _emit_products(emit, start, _Factors(a, a_row, a_k, b, b_k), count)
+            acc = _emit_products(emit, start, _Factors(a, a_row, a_k, b, b_k), count, ahead if asks else None)
             _emit_end(emit, acc, mode, ends, (c, c_row, aux, aux_row), (alpha, beta))
             return context.get_dummy_value()
 
