@@ -1,4 +1,5 @@
-"""Rows that lie in files as in memory, brought by compiled code alone: the same as by blocks, and what goes wrong."""
+"""Rows that come to their places in a slab, by compiled code alone or decoded: the same as by blocks, and what goes
+wrong."""
 
 import gc
 import itertools
@@ -15,8 +16,9 @@ import fastsgd.data.passage as passage_module
 import fastsgd.data.readers as readers_module
 import fastsgd.data.stream as stream_module
 import fastsgd.data.team as team_module
+import fastsgd.data.transfer as transfer_module
 from fastsgd import SGD, Checkpoint, Dense, Sequential, Trainer
-from fastsgd.data.incoming import Incoming
+from fastsgd.data.incoming import Read
 from fastsgd.data.loader import Loader
 from fastsgd.data.order import block_order
 from fastsgd.data.straight import StraightFiller
@@ -62,7 +64,7 @@ def loader_of(dataset, *, batch_size=BATCH, memory=MEMORY, **options):
 def plainly(dataset, monkeypatch, **options):
     """The numbers of the rows as they come by blocks."""
     with monkeypatch.context() as patch:
-        patch.setattr(stream_module, "goes_straight", lambda loader, reader: False)
+        patch.setattr(stream_module, "goes_straight", lambda loader: False)
         return numbers_of(rows_of(loader_of(dataset, **options)))
 
 
@@ -116,6 +118,76 @@ def test_a_turn_may_swap_a_row_that_the_turn_before_swapped(tmp_path, monkeypatc
     np.testing.assert_array_equal(numbers_of(rows_of(loader)), plainly(dataset, monkeypatch, **options))
 
 
+KINDS = {
+    "packed": {"compression": "gzip"},
+    "shuffled": {"compression": "lzf", "shuffle": True, "fletcher32": True},
+    "swapped": {"dtype": ">f4"},
+    "half": {"dtype": np.float16},
+    "zero": {},
+}
+
+
+def write_kind(folder, kind, **options):
+    """Rows that no compiled code reads."""
+    dataset = write(folder, **KINDS[kind], **options)
+    if kind == "zero":
+        dataset.nan = "zero"
+    return dataset
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("threads", "files", "batch_size"), [(1, 1, 16), (2, 3, 7), (3, 1, 16), (6, 40, 100)])
+def test_what_python_brings_are_the_same_rows(tmp_path, monkeypatch, kind, shuffle, threads, files, batch_size):
+    dataset = write_kind(tmp_path, kind, files=files)
+    options = {"shuffle": shuffle, "batch_size": batch_size, "memory": "60kB"}
+    monkeypatch.setattr(stream_module, "goes_straight", lambda loader: False)
+    wanted = rows_of(loader_of(dataset, threads=1, **options))
+    monkeypatch.undo()
+    monkeypatch.setattr(Loader, "threads", lambda self: threads)
+    monkeypatch.setattr(team_module, "_BYTES_A_THREAD", 1)
+    loader = loader_of(dataset, **options)
+    found = rows_of(loader)
+    assert len(found) > 2
+    for one, other in zip(zip(*found, strict=True), zip(*wanted, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(one), np.concatenate(other))
+    room = loader.take_room()
+    assert room.nbytes <= loader.plan.total_bytes
+    for start in (777, 2500, ROWS - 1):
+        rest = np.concatenate([x for x, _, _ in rows_of(loader, start=start)])
+        np.testing.assert_array_equal(rest, np.concatenate([x for x, _, _ in wanted])[start:])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_block_of_which_slabs_take_parts_is_decoded_once(tmp_path, monkeypatch, shuffle):
+    dataset, decoded, undo = write_kind(tmp_path, "packed"), [], transfer_module.undo
+    monkeypatch.setattr(transfer_module, "undo", lambda *some: decoded.append(1) or undo(*some))
+    for memory in ("60kB", "9kB"):  # slabs of several blocks, and of less than one
+        loader = loader_of(dataset, shuffle=shuffle, memory=memory)
+        assert (len(loader.take_room().slab) < CHUNK) == (memory == "9kB")
+        for _ in range(2):  # when a file is opened first, some chunks are decoded to compare them
+            decoded.clear()
+            assert sum(len(x) for x, _, _ in rows_of(loader)) == ROWS
+        assert len(decoded) == 3 * ROWS // CHUNK
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("kind", ["packed", "swapped"])
+def test_what_is_wrong_with_what_python_brings(tmp_path, kind, shuffle):
+    bad = 1234
+
+    def spoil(numbers, parts):
+        parts["X"][numbers == bad] = np.nan
+
+    loader, found = loader_of(write_kind(tmp_path, kind, change=spoil), shuffle=shuffle, memory="60kB"), []
+    for _ in range(2):  # the second finds the memory of the first
+        found.clear()
+        with pytest.raises(DataError, match=rf"dataset 'X', row {bad}, column 0 is nan"):
+            rows_of(loader, found=found)
+        if not shuffle:
+            np.testing.assert_array_equal(numbers_of(found), np.arange(bad // CHUNK * CHUNK // BATCH * BATCH))
+
+
 @pytest.mark.parametrize("start", [1, 777, 2500, 2999, ROWS])
 def test_an_epoch_is_gone_on_with_at_any_row(tmp_path, start):
     loader = loader_of(write(tmp_path))
@@ -125,7 +197,7 @@ def test_an_epoch_is_gone_on_with_at_any_row(tmp_path, start):
 
 
 def test_of_what_dtypes_and_sources(tmp_path, monkeypatch):
-    """Others come by blocks."""
+    """All but those of which some may be left out."""
     seen = []
     monkeypatch.setattr(
         stream_module, "StraightFiller", lambda *arguments: seen.append(1) or StraightFiller(*arguments)
@@ -133,11 +205,13 @@ def test_of_what_dtypes_and_sources(tmp_path, monkeypatch):
     for name, dtype, options, straight in [
         ("single", np.float32, {}, True),
         ("double", np.float64, {}, True),
-        ("half", np.float16, {}, False),
-        ("packed", np.float32, {"compression": "gzip"}, False),
+        ("half", np.float16, {}, True),
+        ("packed", np.float32, {"compression": "gzip"}, True),
+        ("skip", np.float32, {}, False),
     ]:
         (tmp_path / name).mkdir()
         dataset = write(tmp_path / name, dtype=dtype, **options)
+        dataset.nan = "skip" if name == "skip" else "error"
         seen.clear()
         assert sum(len(x) for x, _, _ in rows_of(loader_of(dataset))) == ROWS
         assert bool(seen) == straight, name
@@ -163,7 +237,7 @@ def test_parts_of_other_dtypes_are_cast(tmp_path, monkeypatch, stored, shuffle, 
     found = rows_of(loader)
     assert len(seen) == len(found) > 3
     assert loader.take_room().nbytes <= loader.plan.total_bytes
-    monkeypatch.setattr(stream_module, "goes_straight", lambda loader, reader: False)
+    monkeypatch.setattr(stream_module, "goes_straight", lambda loader: False)
     for one, other in zip(
         zip(*found, strict=True), zip(*rows_of(loader_of(dataset, **options)), strict=True), strict=True
     ):
@@ -262,7 +336,7 @@ def go_with_a_cut(dataset, monkeypatch, *, back, found, **options):
     """An epoch in which the file is cut short when a few turns of the third slab are done, and, if it comes `back`, is
     whole again before its rows are read by block, and says that it never changed."""
     path, loader, moved, moves = dataset.paths[0], loader_of(dataset, **options), [], []
-    read_by_block, move = Incoming._read_by_block, Team.move
+    read_by_block, move = Read._read_by_block, Team.move
     with open(path, "rb") as file:
         content = file.read()
     times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
@@ -284,7 +358,7 @@ def go_with_a_cut(dataset, monkeypatch, *, back, found, **options):
 
     with monkeypatch.context() as patch:
         patch.setattr(passage_module, "_PIECE_BYTES", 1)  # a turn
-        patch.setattr(Incoming, "_read_by_block", read_again)
+        patch.setattr(Read, "_read_by_block", read_again)
         patch.setattr(Team, "move", count)
         try:
             rows_of(loader, found=found)
@@ -413,7 +487,7 @@ class TestTraining:
         for straight in (True, False):
             with monkeypatch.context() as patch:
                 if not straight:
-                    patch.setattr(stream_module, "goes_straight", lambda loader, reader: False)
+                    patch.setattr(stream_module, "goes_straight", lambda loader: False)
                 trainer = self.trainer(loss)
                 history = trainer.fit(
                     dataset, epochs=3, batch_size=64, memory="300kB", validation=dataset, progress=False

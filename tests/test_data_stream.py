@@ -84,7 +84,7 @@ def test_decoders_end_too(packed, end, shuffle, monkeypatch, tmp_path, turns):
     batches = [packed.batches(10, memory="5MB", shuffle=shuffle)]
     next(batches[0])
     assert len(threads()) == 1 - turns
-    assert threads("decoder")
+    assert bool(threads("decoder")) != turns  # in turns the consumer's own threads decode
     assert descriptors(tmp_path) >= 1
     if end == "close":
         batches[0].close()

@@ -98,8 +98,8 @@ def test_rows_that_are_more_work_to_bring_than_to_train_on_are_brought_by_all_co
         fs.Trainer(fs.Sequential([fs.Dense(1)], input_dim=10), fs.SGD(0.05), "mse", threads=count)
         for count in (None, 1)
     )
-    assert whole._loader(stored, 8).takes_turns == (available_threads(None) > 1)
-    assert not whole._loader(packed, 8).takes_turns  # decoded by threads of their own meanwhile
+    for dataset in (stored, packed):
+        assert whole._loader(dataset, 8).takes_turns == (available_threads(None) > 1)
     assert not alone._loader(stored, 8).takes_turns
 
 

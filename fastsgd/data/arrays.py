@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsgd.data.blocks import Asked, Check, Reader, Rows, Spans
+from fastsgd.data.blocks import Asked, Check, Errand, Reader, Rows, Spans
 from fastsgd.data.checks import NaN, as_nan
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.spent import Spent
@@ -130,6 +130,9 @@ class ArrayDataset(Dataset):
         rows = Rows(self._x, self._y, self._weight).each(lambda part: part[start:stop])
         checked = rows if check is None else check(rows, {})
         return Asked(lambda: checked, stop - start)
+
+    def bring(self, start: int, stop: int, places: Rows, check: Check) -> Errand:
+        raise NotImplementedError("arrays lend views")
 
     def in_one(self, asked: Sequence[Asked]) -> Rows | None:
         """None: they are views."""

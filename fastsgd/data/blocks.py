@@ -85,12 +85,26 @@ class Asked:
         return {}
 
 
+class Errand(Protocol):
+    """Rows that some threads bring to places."""
+
+    def jobs(self) -> Sequence[Callable[[], None]]:
+        """What is to be done, by any thread and in any order; each is called once, and raises no error."""
+
+    def result(self) -> None:
+        """Called when all is done; raises what kept the rows from coming."""
+
+
 class Reader(Protocol):
     """An open source of rows."""
 
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         """Begin to read source rows start to stop, which lie in one file. `check` is called with them, maybe by another
         thread; it returns those to be had, or raises."""
+
+    def bring(self, start: int, stop: int, places: Rows, check: Check) -> Errand:
+        """What brings source rows start to stop, which lie in one file, to places, and checks them there: `check` may
+        change but not move them. The system may read them ahead. Not for readers that lend views."""
 
     def in_one(self, asked: Sequence[Asked]) -> Rows | None:
         """Let rows that were asked for lie one after the other in one memory, where nothing but reading them is to be

@@ -7,7 +7,6 @@ to the consumer, and ends with the iterator.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -21,7 +20,7 @@ from fastsgd.data.blocks import Block, Known, Reader, Rows
 from fastsgd.data.checks import RowCheck, TargetCheck
 from fastsgd.data.dataset import Dataset
 from fastsgd.data.frames import let_go
-from fastsgd.data.incoming import lies_straight, read_blocks
+from fastsgd.data.incoming import comes_in_groups, read_blocks
 from fastsgd.data.order import as_seed, drain_key
 from fastsgd.data.plan import BlockCost, MemoryPlan, parse_memory, plan_memory, require_memory, shortage
 from fastsgd.data.runs import address_of
@@ -67,17 +66,21 @@ class Room(NamedTuple):
         As they are stored: where rows are read to, and where those go that come out of the window. These are the parts
         of the slab where they are of its dtype; and rows come to where they go, but for targets that are looked at, as
         that is done when some have gone.
+    rest : Rows or None
+        For a block of which a slab takes a part, where others are to be decoded.
     """
 
     window: NDArray[np.uint8]
     slab: Slab
     coming: Rows
     going: Rows
+    rest: Rows | None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all."""
-        parts = [*self.slab.parts(0, len(self.slab)).parts(), *self.coming.parts(), *self.going.parts()]
+        rest = [] if self.rest is None else self.rest.parts()
+        parts = [*self.slab.parts(0, len(self.slab)).parts(), *self.coming.parts(), *self.going.parts(), *rest]
         return self.window.nbytes + sum({address_of(part): part.nbytes for part in parts}.values())
 
 
@@ -106,8 +109,8 @@ class Loader:
     takes_order : bool
         Whether the consumer takes slabs that are all rows and an order, instead of gathered rows.
     takes_turns : bool
-        Whether rows are read and moved only while the consumer waits for them, by its threads; what is to be decoded
-        is, by others, meanwhile.
+        Whether rows are read, decoded and moved only while the consumer waits for them, by its threads; but of blocks
+        that lack rows, what is to be decoded is, by others, meanwhile.
 
     Attributes
     ----------
@@ -250,8 +253,11 @@ class Loader:
     def _new_room(self) -> Room:
         """A single slab, and what lies beside it, in the memory of all, and of the blocks that would be read ahead."""
         plan = self.plan
-        memory = plan.slab_bytes + (1 + plan.blocks_ahead) * self.dataset.block_bytes(self.blocks.widest)
-        return self._empty_room(self.slab_rows(memory // self._empty_room(1, 0).nbytes), plan.window_rows)
+        rest = self.empty_rows(self.blocks.largest) if self.dataset.decodes() else None
+        blocks = plan.blocks_ahead + (1 if rest is None else 0)
+        memory = plan.slab_bytes + blocks * self.dataset.block_bytes(self.blocks.widest)
+        rows = self.slab_rows(memory // self._empty_room(1, 0).nbytes)
+        return self._empty_room(rows, plan.window_rows)._replace(rest=rest)
 
     def _empty_room(self, rows: int, slots: int) -> Room:
         slab, stored = self.empty_slab(rows), self.empty_rows(0)._asdict()
@@ -262,7 +268,7 @@ class Loader:
         coming = going
         if self.shuffle and self.check.looks_at_targets and going.y is not None:
             coming = going._replace(y=np.empty_like(going.y))
-        return Room(np.empty((slots, self.dataset.row_bytes), np.uint8), slab, coming, going)
+        return Room(np.empty((slots, self.dataset.row_bytes), np.uint8), slab, coming, going, None)
 
     def keep_room(self, room: Room | None) -> None:
         """Keep memory for the next epoch, or let go what is kept."""
@@ -293,15 +299,11 @@ class Loader:
     def read(self, reader: Reader, blocks: Iterable[Block], *, unchecked: bool = False) -> Iterator[Rows]:
         """The rows of each block, every value of them fit to be trained on unless `unchecked`, until the next are asked
         for. Some are read ahead of their turn."""
-        remaining = iter(blocks)
-        first = next(remaining, None)
-        if first is None:
-            return
-        blocks, team = itertools.chain([first], remaining), self._team()
-        if not unchecked and lies_straight(self, reader, first):
+        team = self._team()
+        # What is to be decoded is, by others, while a block is used.
+        if not unchecked and comes_in_groups(self):
             yield from read_blocks(self, reader, team, blocks)
             return
-        # What is to be decoded is, by others, while a block is used.
         room = 1 if self.dataset.decodes() else 1 + self.plan.blocks_ahead
         together = Together(self, reader, team, lambda: room, apart=True, checks=not unchecked)
         for rows in together.read(blocks):
@@ -334,7 +336,7 @@ class Loader:
         dataset, at = self.dataset, 0
         whole = self.empty_rows(dataset.n_rows)
         with dataset.open(self.decoders(), self.spent) as reader:
-            if lies_straight(self, reader, self.blocks[0]):
+            if comes_in_groups(self):
                 for _ in read_blocks(self, reader, self._team(), self.blocks, whole):
                     pass
                 return whole

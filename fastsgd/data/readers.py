@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsgd.data.blocks import Asked, Check, Known, Rows, Spans, offsets
+from fastsgd.data.blocks import Asked, Check, Errand, Known, Rows, Spans, offsets
 from fastsgd.data.compressors import DamagedChunkError
 from fastsgd.data.files import OpenFile
 from fastsgd.data.helpers import Helpers
@@ -110,19 +110,25 @@ class HDF5Reader:
         return Straight(self._dataset, np.concatenate(tables), opened, places)
 
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
+        # The memory of several blocks is none for one: there would be too much of it if each had such.
+        take = partial(self.empty_rows, stop - start, 2 * (stop - start))
+        reading = _Reading(self._dataset, *self._work(start, stop), take, check)
+        reading.start(self._helpers)
+        return reading
+
+    def bring(self, start: int, stop: int, places: Rows, check: Check) -> Errand:
+        return _Bringing(self._dataset, *self._work(start, stop), places, check)
+
+    def _work(self, start: int, stop: int) -> tuple[int, tuple[int, int], OpenFile, Work]:
+        """The file that source rows lie in, by its number, the numbers of the first and the end there, the file open,
+        and what is to be done to read them."""
         index, first = self._dataset.place(start)
-        last = first + stop - start
-        outs: Memory = {}
-        work = Work(outs, [], [], [])
+        last, work = first + stop - start, Work({}, [], [], [])
         with _explained(self._dataset, index, first, last):
             file = self._file(index)
             for source in file.sources():
                 source.read(first, last, work)
-        # The memory of several blocks is none for one: there would be too much of it if each had such.
-        take = partial(self.empty_rows, stop - start, 2 * (stop - start))
-        reading = _Reading(self._dataset, index, (first, last), file, work, take, check)
-        reading.start(self._helpers)
-        return reading
+        return index, (first, last), file, work
 
 
 class Straight:
@@ -265,6 +271,52 @@ class _Reading(Asked):
             finally:  # what has changed may be why it cannot be read
                 self._dataset.require_unchanged(self._index, self.file)
         return self._taken()
+
+
+class _Bringing:
+    """An `Errand`. No closure, as `_Reading`."""
+
+    def __init__(
+        self,
+        dataset: HDF5Dataset,
+        index: int,
+        span: tuple[int, int],
+        file: OpenFile,
+        work: Work,
+        places: Rows,
+        check: Check,
+    ) -> None:
+        self._dataset = dataset
+        self._index = index
+        self._span = span
+        self._file = file
+        self._work = work
+        self._rows = places
+        self._check = check
+        self._left = itertools.count(0)
+        self._given: list[Job] = []
+        work.outs.update((name, part) for name, part in places._asdict().items() if part is not None)
+
+    def jobs(self) -> Sequence[Callable[[], None]]:
+        from fastsgd.kernels.sharing import Job
+
+        work = self._work.jobs()
+        self._left = itertools.count(len(work) - 1, -1)
+        self._given = [Job(partial(self._do, job)) for job in work]
+        return [job.do for job in self._given]
+
+    def _do(self, job: Callable[[], None]) -> None:
+        job()
+        if next(self._left) == 0:  # the check is for whoever is last, and so finds rows in its cache
+            self._check(self._rows, {})
+
+    def result(self) -> None:
+        with _explained(self._dataset, self._index, *self._span):
+            try:
+                for job in self._given:
+                    job.result()
+            finally:  # what has changed may be why it cannot be read
+                self._dataset.require_unchanged(self._index, self._file)
 
 
 @contextmanager

@@ -1,8 +1,7 @@
-"""An epoch whose rows lie in files as they do in memory: nothing but compiled code is needed to bring them.
+"""An epoch of which no row is left out: how many go which way is known from the start.
 
-Each row is read to its place in a slab, and swapped there with one of the window, or goes on as it was read; parts of
-another dtype than they are trained in go beside the slab, and into it when they are swapped. How many rows go which way
-is known from the start, as none is left out.
+Each row is read or decoded to its place in a slab, and swapped there with one of the window, or goes on as it came;
+parts of another dtype than they are trained in go beside the slab, and into it when they are swapped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastsgd.data.blocks import Reader, Rows
-from fastsgd.data.incoming import Incoming, lies_straight
+from fastsgd.data.brought import Rest
+from fastsgd.data.incoming import Incoming, ask_for, comes_to_places
 from fastsgd.data.order import block_order
 from fastsgd.data.passage import Move
 from fastsgd.data.readers import OPEN_FILES
@@ -27,16 +27,13 @@ if TYPE_CHECKING:
     from fastsgd.data.loader import Loader
 
 
-def goes_straight(loader: Loader, reader: Reader) -> bool:
-    """Whether the rows of an epoch may come so; the first block tells how the others lie."""
-    dataset, blocks = loader.dataset, loader.blocks
-    if blocks.scattered:
-        return False
+def goes_straight(loader: Loader) -> bool:
+    """Whether the rows of an epoch may come so."""
     # Rows of a slab that lie in more files than may be open would come one file after the other.
-    files, rows = len(dataset._files()) - 1, loader.plan.slab_rows * loader.plan.slabs
-    if files > OPEN_FILES and rows * len(blocks) > OPEN_FILES * dataset.n_rows:
+    files, rows = len(loader.dataset._files()) - 1, loader.plan.slab_rows * loader.plan.slabs
+    if files > OPEN_FILES and rows * len(loader.blocks) > OPEN_FILES * loader.dataset.n_rows:
         return False
-    return lies_straight(loader, reader, blocks[0])
+    return comes_to_places(loader)
 
 
 class _Filling(NamedTuple):
@@ -67,6 +64,7 @@ class StraightFiller:
         self._team = team
         self._start = start
         self._room = room = loader.take_room()
+        self._rest = None if room.rest is None else Rest(room.rest)
         n_blocks = len(loader.blocks)
         self._window = Window(loader, epoch, team, room.window) if loader.shuffle else None
         self._order = block_order(n_blocks, loader.seed, epoch) if loader.shuffle else np.arange(n_blocks)
@@ -107,7 +105,7 @@ class StraightFiller:
         before, source = self._before[begin : end + 1], self._loader.blocks.first_rows[self._order[begin:end]]
         spans = np.column_stack([np.maximum(before[:-1], first), np.minimum(before[1:], last)])
         spans += (source - before[:-1]).reshape(-1, 1)
-        return Incoming(self._loader, self._reader, spans, places, move)
+        return ask_for(self._loader, self._reader, spans, places, move, self._rest)
 
     def _fill(self, window: Window) -> None:
         """Bring the window to where the first row goes out."""

@@ -52,7 +52,7 @@ def _in_turns(loader: Loader, epoch: int, start: int) -> Iterator[Slab]:
     team = Team(loader.threads() if keeps_threads() else 1, loader.spent)
     try:
         with loader.open() as reader:
-            if goes_straight(loader, reader):
+            if goes_straight(loader):
                 yield from StraightFiller(loader, reader, epoch, start, team).slabs()
                 return
             (slab,) = loader.stream_slabs()

@@ -270,7 +270,7 @@ class Trainer:
 
         Where training computes on all of them, its threads meet at the end of each region of a step, and lose several
         times what a thread beside takes from one of them. Where it is less work than bringing the rows, it is this work
-        that is to be shared, where compiled code does it; what is to be decoded has threads of its own.
+        that is to be shared.
         """
         from fastsgd.kernels.threads import available_threads, worth_threads
 
@@ -278,7 +278,7 @@ class Trainer:
         computing = worth_threads(
             self._cost_per_row * batch_size, slab_rows / batch_size, available_threads(self.threads)
         )
-        is_light = not dataset.decodes() and self._cost_per_row < _OPERATIONS_TO_BRING_A_BYTE * dataset.row_bytes
+        is_light = self._cost_per_row < _OPERATIONS_TO_BRING_A_BYTE * dataset.row_bytes
         return cores > 1 and (computing >= cores or (is_light and available_threads(self.threads) >= cores))
 
     @property
