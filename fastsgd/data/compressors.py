@@ -171,13 +171,9 @@ def _unlz4_blocks(data: Bytes, size: int, block_bytes: int, tail: int) -> Bytes 
 
     For HDF5's own LZ4 they are laid out alike, but that it takes a block as long as its content for the content itself.
     """
-    place, at = 12, 0
-    while at < size - tail:
-        (count,) = struct.unpack_from(">I", data.data, place)
-        stop = min(at + block_bytes, size - tail)
-        if count == stop - at:
-            return None
-        place, at = place + 4 + count, stop
+    from fastsgd.kernels.storage import end_of_blocks
+
+    place = int(end_of_blocks(data, 12, size - tail, block_bytes))
     if data.size - place != tail:
         return None
     out, framed = scratch("decompressed", size, data), data[:place]

@@ -1,4 +1,5 @@
-"""What HDF5's own filters made of rows, undone off its lock: byte shuffling, the fletcher32 checksum, LZF.
+"""What filters made of rows, undone off HDF5's lock: byte shuffling, the fletcher32 checksum, LZF; and what leads
+through blocks that others compressed.
 
 One thread, no Python lock. Arrays are 1-D and contiguous, of uint8 where nothing else is said.
 """
@@ -57,6 +58,23 @@ def fletcher32(data):
     if some and high == 0:
         high = 65535
     return (high << 16) | low
+
+
+@serial
+def end_of_blocks(data, start, size, block_bytes):
+    """Where blocks end that lie in `data` from `start` on, each after its length, a big-endian number of 4 bytes, and
+    were `block_bytes` long before they were compressed, `size` in all; -1 where one is as long as it was, or the data
+    end before."""
+    at, place = start, 0
+    while place < size:
+        if at + 4 > data.size:
+            return -1
+        count = int(data[at]) << 24 | int(data[at + 1]) << 16 | int(data[at + 2]) << 8 | int(data[at + 3])
+        content = min(block_bytes, size - place)
+        if count == content:
+            return -1
+        at, place = at + 4 + count, place + content
+    return at
 
 
 @serial
