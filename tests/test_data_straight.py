@@ -23,7 +23,7 @@ from fastsgd.data.loader import Loader
 from fastsgd.data.order import block_order
 from fastsgd.data.straight import StraightFiller
 from fastsgd.data.team import Team
-from fastsgd.errors import DataError
+from fastsgd.errors import DataError, MemoryBudgetError
 from fastsgd.kernels.sharing import keep_threads
 
 ROWS, CHUNK, BATCH = 3000, 50, 16
@@ -445,13 +445,21 @@ def test_memory_is_kept_for_the_next_epoch_until_others_need_it(tmp_path):
     assert loader._room is None
 
 
-def test_room_is_no_more_than_is_planned(tmp_path):
-    for memory, looks in product(["20kB", "60kB", "100kB"], [None, lambda y: None]):
-        loader = loader_of(write(tmp_path), memory=memory, check_target=looks)
-        room = loader.take_room()
-        assert room.nbytes <= loader.plan.total_bytes
-        assert len(room.slab) >= loader.plan.slab_rows
-        assert len(room.slab) % BATCH == 0
+@pytest.mark.parametrize("options", [{}, {"dtype": np.float64}, {"dtype": np.float64, "compression": "gzip"}])
+def test_room_is_no_more_than_is_planned(tmp_path, options):
+    dataset, slabs = write(tmp_path, **options), 0
+    for kilobytes, batch_size, looks in product(range(5, 100, 3), [1, 16, 200], [None, lambda y: None]):
+        try:
+            loader = loader_of(dataset, memory=f"{kilobytes}kB", batch_size=batch_size, check_target=looks)
+        except MemoryBudgetError:
+            continue
+        plan, room = loader.plan, loader.take_room()
+        blocks = (1 + plan.blocks_ahead) * dataset.block_bytes(loader.blocks.widest)
+        assert room.nbytes <= plan.window_bytes + plan.slab_bytes + blocks
+        assert len(room.slab) % batch_size == 0
+        assert options or len(room.slab) >= plan.slab_rows
+        slabs += 1
+    assert slabs > 100
 
 
 def losses(history):

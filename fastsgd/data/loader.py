@@ -67,7 +67,8 @@ class Room(NamedTuple):
         of the slab where they are of its dtype; and rows come to where they go, but for targets that are looked at, as
         that is done when some have gone.
     rest : Rows or None
-        For a block of which a slab takes a part, where others are to be decoded.
+        For a block that is decoded once although a slab takes a part of it; None where nothing is to be decoded, or
+        there is no memory for it.
     """
 
     window: NDArray[np.uint8]
@@ -252,12 +253,12 @@ class Loader:
 
     def _new_room(self) -> Room:
         """A single slab, and what lies beside it, in the memory of all, and of the blocks that would be read ahead."""
-        plan = self.plan
-        rest = self.empty_rows(self.blocks.largest) if self.dataset.decodes() else None
-        blocks = plan.blocks_ahead + (1 if rest is None else 0)
-        memory = plan.slab_bytes + blocks * self.dataset.block_bytes(self.blocks.widest)
-        rows = self.slab_rows(memory // self._empty_room(1, 0).nbytes)
-        return self._empty_room(rows, plan.window_rows)._replace(rest=rest)
+        plan, row_bytes, rest = self.plan, self._empty_room(1, 0).nbytes, None
+        block_bytes = self.dataset.block_bytes(self.blocks.widest)
+        memory = plan.slab_bytes + (1 + plan.blocks_ahead) * block_bytes
+        if self.dataset.decodes() and memory - block_bytes >= self.batch_size * row_bytes:
+            rest, memory = self.empty_rows(self.blocks.largest), memory - block_bytes
+        return self._empty_room(self.slab_rows(memory // row_bytes), plan.window_rows)._replace(rest=rest)
 
     def _empty_room(self, rows: int, slots: int) -> Room:
         slab, stored = self.empty_slab(rows), self.empty_rows(0)._asdict()
