@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,23 +112,21 @@ class HDF5Reader:
     def request(self, start: int, stop: int, check: Check | None = None) -> Asked:
         # The memory of several blocks is none for one: there would be too much of it if each had such.
         take = partial(self.empty_rows, stop - start, 2 * (stop - start))
-        reading = _Reading(self._dataset, *self._work(start, stop), take, check)
+        reading = _Reading(self._wanted(start, stop), take, check)
         reading.start(self._helpers)
         return reading
 
     def bring(self, start: int, stop: int, places: Rows, check: Check) -> Errand:
-        return _Bringing(self._dataset, *self._work(start, stop), places, check)
+        return _Bringing(self._wanted(start, stop), places, check)
 
-    def _work(self, start: int, stop: int) -> tuple[int, tuple[int, int], OpenFile, Work]:
-        """The file that source rows lie in, by its number, the numbers of the first and the end there, the file open,
-        and what is to be done to read them."""
+    def _wanted(self, start: int, stop: int) -> _Wanted:
         index, first = self._dataset.place(start)
         last, work = first + stop - start, Work({}, [], [], [])
         with _explained(self._dataset, index, first, last):
             file = self._file(index)
             for source in file.sources():
                 source.read(first, last, work)
-        return index, (first, last), file, work
+        return _Wanted(self._dataset, index, file, (first, last), work)
 
 
 class Straight:
@@ -165,26 +163,52 @@ def _as_rows(memory: Memory) -> Rows:
     return Rows(memory["x"], memory.get("y"), memory.get("weight"))
 
 
+class _Wanted(NamedTuple):
+    """Rows of one of a dataset's files, which is open: the numbers of the first and the end there, and what is to be
+    done to read them."""
+
+    dataset: HDF5Dataset
+    number: int  # of the file
+    file: OpenFile
+    span: tuple[int, int]
+    work: Work
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+        return self.span[1] - self.span[0]
+
+    def lie_in(self, rows: Rows) -> None:
+        """Let them have this memory."""
+        self.work.outs.update((name, part) for name, part in rows._asdict().items() if part is not None)
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """Do the last of the work; errors say of which rows it is that they cannot be read."""
+        with _explained(self.dataset, self.number, *self.span):
+            try:
+                yield
+            finally:  # what has changed may be why it cannot be read
+                self.dataset.require_unchanged(self.number, self.file)
+
+
+def _shares(jobs: Sequence[Callable[[], None]], rows: Rows) -> list[Sequence[Callable[[], None]]]:
+    """Jobs that bring some rows, each of which is worth a thread as far as its dataset knows: of many narrow ones,
+    several together are."""
+    size = sum(part.nbytes for part in rows.parts())
+    together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
+    return [jobs[at : at + together] for at in range(0, len(jobs), together)]
+
+
 class _Reading(Asked):
     """Rows that are being read. No closure: whoever keeps an error from here must not keep the rows with it."""
 
-    def __init__(
-        self,
-        dataset: HDF5Dataset,
-        index: int,
-        span: tuple[int, int],
-        file: OpenFile,
-        work: Work,
-        take: Callable[[], Memory],
-        check: Check | None,
-    ) -> None:
-        self.rows = span[1] - span[0]
-        self.file = file
-        self._dataset = dataset
-        self._span = span
-        self._index = index
+    def __init__(self, wanted: _Wanted, take: Callable[[], Memory], check: Check | None) -> None:
+        self.rows = wanted.rows
+        self.file = wanted.file
+        self._wanted = wanted
+        self._work = wanted.work
         self._rows: Rows | None = None
-        self._work = work
         self._take = take
         self._check = check
         self._left = itertools.count(0)
@@ -198,12 +222,7 @@ class _Reading(Asked):
         if not helpers:
             self._work.reading.extend(jobs)
         elif jobs:
-            self._taken()
-            assert self._rows is not None
-            size = sum(part.nbytes for part in self._rows if part is not None)
-            # Each is worth a thread as far as its dataset knows; of many narrow ones, several together are.
-            together = max(1, -(-len(jobs) // max(1, size // JOB_BYTES)))
-            shares = [jobs[at : at + together] for at in range(0, len(jobs), together)]
+            shares = _shares(jobs, self._taken())
             self._left = itertools.count(len(shares), -1)
             self._started = [helpers.hand_over(partial(self._do, *share)) for share in shares]
 
@@ -233,7 +252,7 @@ class _Reading(Asked):
     def lie_in(self, rows: Rows) -> None:
         """Let them have this memory."""
         self._rows = rows
-        self._work.outs.update((name, part) for name, part in rows._asdict().items() if part is not None)
+        self._wanted.lie_in(rows)
 
     def known(self) -> Known:
         return {one.part: one.run.outcome for one in self._work.straight}
@@ -245,11 +264,8 @@ class _Reading(Asked):
 
     def require_unchanged(self) -> None:
         """Raise DataError where the file is no longer as it was."""
-        with self._explained():
-            self._dataset.require_unchanged(self._index, self.file)
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return _explained(self._dataset, self._index, *self._span)
+        with self._wanted.read():
+            pass
 
     def _do(self, *jobs: Callable[[], None]) -> None:
         for job in jobs:
@@ -260,63 +276,45 @@ class _Reading(Asked):
             self._rows = self._check(self._rows, self.known())
 
     def __call__(self) -> Rows:
-        with self._explained():
-            try:
-                self._taken()
-                for one in self._work.straight:
-                    one.read(self._work.outs)
-                self._do(*self._work.reading)
-                for job in self._started:
-                    self._helpers.finish(job)
-            finally:  # what has changed may be why it cannot be read
-                self._dataset.require_unchanged(self._index, self.file)
+        with self._wanted.read():
+            self._taken()
+            for one in self._work.straight:
+                one.read(self._work.outs)
+            self._do(*self._work.reading)
+            for job in self._started:
+                self._helpers.finish(job)
         return self._taken()
 
 
 class _Bringing:
     """An `Errand`. No closure, as `_Reading`."""
 
-    def __init__(
-        self,
-        dataset: HDF5Dataset,
-        index: int,
-        span: tuple[int, int],
-        file: OpenFile,
-        work: Work,
-        places: Rows,
-        check: Check,
-    ) -> None:
-        self._dataset = dataset
-        self._index = index
-        self._span = span
-        self._file = file
-        self._work = work
+    def __init__(self, wanted: _Wanted, places: Rows, check: Check) -> None:
+        wanted.lie_in(places)
+        self._wanted = wanted
         self._rows = places
         self._check = check
         self._left = itertools.count(0)
         self._given: list[Job] = []
-        work.outs.update((name, part) for name, part in places._asdict().items() if part is not None)
 
     def jobs(self) -> Sequence[Callable[[], None]]:
         from fastsgd.kernels.sharing import Job
 
-        work = self._work.jobs()
-        self._left = itertools.count(len(work) - 1, -1)
-        self._given = [Job(partial(self._do, job)) for job in work]
+        shares = _shares(self._wanted.work.jobs(), self._rows)
+        self._left = itertools.count(len(shares) - 1, -1)
+        self._given = [Job(partial(self._do, share)) for share in shares]
         return [job.do for job in self._given]
 
-    def _do(self, job: Callable[[], None]) -> None:
-        job()
+    def _do(self, jobs: Sequence[Callable[[], None]]) -> None:
+        for job in jobs:
+            job()
         if next(self._left) == 0:  # the check is for whoever is last, and so finds rows in its cache
             self._check(self._rows, {})
 
     def result(self) -> None:
-        with _explained(self._dataset, self._index, *self._span):
-            try:
-                for job in self._given:
-                    job.result()
-            finally:  # what has changed may be why it cannot be read
-                self._dataset.require_unchanged(self._index, self._file)
+        with self._wanted.read():
+            for job in self._given:
+                job.result()
 
 
 @contextmanager
