@@ -128,7 +128,7 @@ _any_one_edge = make_tile(1, TILE_VECTORS, (STORE,), masked=True)
 
 # The first tile of a long strip of b would wait for it to come from far. So the first tiles of the strip before ask for
 # it, as many as it takes with a line a turn: products with 2048 x 2048 weights take 0.94 of the time.
-_LONG_SUM = 1024
+_LONG_SUM = 512
 _LINE = 64  # bytes
 _ASKING_TILES = STEPS * TILE_VECTORS * VECTOR_BYTES // _LINE
 
