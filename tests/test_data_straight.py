@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from data_files import ChunkByChunk, features_of, numbers_of
 
+import fastsgd.data.brought as brought_module
 import fastsgd.data.passage as passage_module
 import fastsgd.data.readers as readers_module
 import fastsgd.data.stream as stream_module
 import fastsgd.data.team as team_module
 import fastsgd.data.transfer as transfer_module
 from fastsgd import SGD, Checkpoint, Dense, Sequential, Trainer
+from fastsgd.data import ArrayDataset
 from fastsgd.data.incoming import Read
 from fastsgd.data.loader import Loader
 from fastsgd.data.order import block_order
@@ -169,6 +171,38 @@ def test_a_block_of_which_slabs_take_parts_is_decoded_once(tmp_path, monkeypatch
             decoded.clear()
             assert sum(len(x) for x, _, _ in rows_of(loader)) == ROWS
         assert len(decoded) == 3 * ROWS // CHUNK
+
+
+def test_no_more_threads_decode_than_there_is_memory_for(tmp_path, monkeypatch):
+    dataset, used, do_some = write_kind(tmp_path, "packed"), set(), brought_module._do_some
+    monkeypatch.setattr(Loader, "threads", lambda self: 6)
+    monkeypatch.setattr(brought_module, "_do_some", lambda *some: used.add(some[1]) or do_some(*some))
+    loader = loader_of(dataset, memory="20kB")
+    assert 1 < loader.plan.decoders < 6
+    assert sum(len(x) for x, _, _ in rows_of(loader)) == ROWS
+    assert max(used) == loader.plan.decoders
+
+
+@pytest.mark.parametrize("kind", ["swapped", "half"])
+def test_as_many_blocks_are_brought_together_as_are_planned(tmp_path, monkeypatch, kind):
+    dataset, asked, empty_rows = write_kind(tmp_path, kind), [], Loader.empty_rows
+    loader = loader_of(dataset, memory="20kB", shuffle=False)
+    monkeypatch.setattr(Loader, "empty_rows", lambda self, n: asked.append(n) or empty_rows(self, n))
+    with dataset.open() as reader:
+        assert sum(len(rows.x) for rows in loader.read(reader, loader.blocks)) == ROWS
+    assert max(asked) == (1 + loader.plan.blocks_ahead) * CHUNK
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_arrays_in_several_stretches_come_otherwise(monkeypatch, shuffle):
+    """They lend views."""
+    numbers = np.arange(ROWS)
+    whole = ArrayDataset(features_of(numbers), -numbers.astype(np.float32), weight=(numbers / 2).astype(np.float32))
+    monkeypatch.setattr(ArrayDataset, "unit_rows", lambda self: CHUNK)
+    part = whole._with_spans(np.array([[0, 700], [900, ROWS]]))
+    loader = loader_of(part, memory="30kB", shuffle=shuffle)
+    assert not loader.plan.whole
+    assert sorted(numbers_of(rows_of(loader))) == [*range(700), *range(900, ROWS)]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -156,7 +156,9 @@ def read_blocks(
     """The rows of each block, until the next are asked for, or for good in `whole`, one after the other; as many are
     read together as the plan has memory for. Where one cannot be had, those before it come first."""
     size, most = loader.dataset.block_bytes(loader.blocks.widest), 1 + loader.plan.blocks_ahead
-    if whole is not None or _is_compiled(loader):  # else other bytes of the plan are for what is read, and decoded
+    # The first tells how the others lie.
+    compiled = _is_compiled(loader) and reader.straight(loader.blocks[0].spans, loader.empty_rows(1)) is not None
+    if whole is not None or compiled:  # else other bytes of the plan are for what is read, and decoded
         most = max(1, min(_TOGETHER_BYTES, loader.plan.block_bytes) // max(1, size))
     memory, at, remaining = loader.empty_rows(most * loader.blocks.largest) if whole is None else whole, 0, iter(blocks)
     while some := list(itertools.islice(remaining, most)):
