@@ -3,9 +3,9 @@ read by HDF5."""
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -104,8 +104,8 @@ class Brought:
                 if errand is None:
                     self._take_from_rest(team, part)
             errands = [errand for _, errand in self._asked if errand is not None]
-            jobs = [job for errand in errands for job in errand.jobs()]
-            team.together(_do_some, max(1, min(len(jobs), self._loader.decoders())), jobs, itertools.count())
+            jobs = deque(job for errand in errands for job in errand.jobs())
+            team.together(_do_some, max(1, min(len(jobs), self._loader.decoders())), jobs)
             for part, errand in self._asked:
                 if errand is not None:
                     errand.result()
@@ -125,7 +125,12 @@ class Brought:
         team.move(sum(out.nbytes for out in part.out.parts()), copy_shares, pairs)
 
 
-def _do_some(thread: int, threads: int, jobs: Sequence[Callable[[], None]], numbers: Iterator[int]) -> None:
-    """Do some of the jobs, and leave the others to others."""
-    while (number := next(numbers)) < len(jobs):
-        jobs[number]()
+def _do_some(thread: int, threads: int, jobs: deque[Callable[[], None]]) -> None:
+    """Do some of the jobs, and leave the others to others; to nobody where an interrupt ends one."""
+    try:
+        with suppress(IndexError):  # another took the last
+            while jobs:
+                jobs.popleft()()
+    except BaseException:
+        jobs.clear()
+        raise

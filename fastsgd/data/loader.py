@@ -1,8 +1,8 @@
 """Rows from a dataset to the trainer: slabs of whole batches, shuffled, in a planned amount of memory.
 
 Data that fit are loaded once and drawn through a random permutation. Larger data pass through the swap window: in turns
-with the consumer, whose threads then read, check and exchange rows; or on a thread beside it, which hands every error
-to the consumer, and ends with the iterator.
+with the consumer, whose threads then read, decode, check and exchange rows; or on a thread beside it, which hands every
+error to the consumer, and ends with the iterator.
 """
 
 from __future__ import annotations

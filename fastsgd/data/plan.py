@@ -169,7 +169,8 @@ def plan_memory(
     shuffle: bool,
     in_memory: bool = False,
 ) -> MemoryPlan:
-    """Spend a budget. On no machine, for no number of threads, and for no network otherwise: the order depends on it.
+    """Spend a budget, in the same way on every machine, for any number of threads and any network: the order of rows
+    depends on it.
 
     Parameters
     ----------

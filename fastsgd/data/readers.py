@@ -189,7 +189,11 @@ class _Wanted(NamedTuple):
             try:
                 yield
             finally:  # what has changed may be why it cannot be read
-                self.dataset.require_unchanged(self.number, self.file)
+                self.require_unchanged()
+
+    def require_unchanged(self) -> None:
+        """Raise DataError where the file is no longer as it was."""
+        self.dataset.require_unchanged(self.number, self.file)
 
 
 def _shares(jobs: Sequence[Callable[[], None]], rows: Rows) -> list[Sequence[Callable[[], None]]]:
@@ -264,8 +268,8 @@ class _Reading(Asked):
 
     def require_unchanged(self) -> None:
         """Raise DataError where the file is no longer as it was."""
-        with self._wanted.read():
-            pass
+        with _explained(self._wanted.dataset, self._wanted.number, *self._wanted.span):
+            self._wanted.require_unchanged()
 
     def _do(self, *jobs: Callable[[], None]) -> None:
         for job in jobs:
