@@ -7,7 +7,7 @@ import pytest
 from numba import njit
 from products import KERNELS, columns_stored, expected, rows_stored, strips_stored, view_of, width_of
 
-from fastsgd.kernels import tile, vectors
+from fastsgd.kernels import matmul, tile, vectors
 from fastsgd.kernels.machine import lanes_of, pointer
 from fastsgd.kernels.weights import copy_across, copy_along
 
@@ -154,22 +154,56 @@ def test_a_sum_does_not_depend_on_its_tile():
             np.testing.assert_array_equal(product(kernel, m, n, i, j), whole[i : i + m, j : j + n])
 
 
+@pytest.mark.parametrize("kernel", ["multiply_rows", "multiply_columns"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_long_sums_are_the_same_bits_where_the_next_strip_is_asked_for(dtype):
-    """As it is where strips are packed, of so many products; the last turn of the loop is cut short."""
-    m, n, k = 100, 2 * width_of(dtype) + 5, 1027
+def test_long_sums_are_the_same_bits_where_the_right_factor_is_asked_for(kernel, dtype):
+    """Tall tiles ask for it, low ones do not; the last turn of their loops is cut short."""
+    m, n, k, width = 4 * vectors.TILE_ROWS + 4, 2 * width_of(dtype) + 5, 1027, width_of(dtype)
     a, b, c, aux = drawn(np.random.default_rng(3), dtype, (m, k), (k, n), (m, n), (m, n))
-    zeros, rates = (np.zeros(8 * width_of(dtype), dtype), NO_PANEL), (dtype(0), dtype(0))
+    zeros, rates = (np.zeros(8 * width, dtype), NO_PANEL), (dtype(RATES[0]), dtype(RATES[1]))
     beside, (first, row, _) = rows_stored(b, 0, whole_strips=True)
-    for mode in tile.ROW_ENDS:
-        found = []
-        for right in (strips_stored(b), (beside, (first, row, width_of(dtype)))):
-            out, other = (rows_stored(one, 0, whole_strips=True) for one in (c, aux))
-            stored = rows_stored(a, 0), right, zeros, out, other
-            KERNELS["multiply_rows"](mode, *zip(*stored, strict=True), (m, n, k), rates)
-            found.append((view_of(out, m, n), view_of(other, m, n)))
-        np.testing.assert_array_equal(*found)
-        check(found[0], expected(mode, a, b, np.zeros((m, n), dtype), c, aux, 0, 0), dtype, k, mode)
+    rights = {"beside": (beside, (first, row, width)), "packed": strips_stored(b)}
+    modes = tile.ROW_ENDS if kernel == "multiply_rows" else tile.WEIGHT_ENDS
+
+    def product(mode, right, rows):
+        left = columns_stored(a[rows], 2) if kernel == "multiply_columns" else rows_stored(a[rows], 2)
+        out, other = (rows_stored(one[rows], 0, whole_strips=True) for one in (c, aux))
+        some = len(a[rows])
+        KERNELS[kernel](mode, *zip(left, right, zeros, out, other, strict=True), (some, n, k), rates)
+        return view_of(out, some, n), view_of(other, some, n)
+
+    for mode, right in itertools.product(modes, rights):
+        whole = product(mode, rights[right], slice(None))
+        check(whole, expected(mode, a, b, np.zeros((m, n), dtype), c, aux, *RATES), dtype, k, (mode, right))
+        parts = [product(mode, rights[right], slice(i, i + 4)) for i in range(0, m, 4)]
+        for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+            np.testing.assert_array_equal(one, np.concatenate(pieces))
+
+
+def test_rows_are_cut_into_the_tiles_that_take_least_time():
+    def cost(height):
+        return max(height * vectors.TILE_VECTORS, 8)
+
+    def cuts(left):
+        if left == 0:
+            yield 0
+        for height in {vectors.TILE_ROWS, 2 * vectors.TILE_ROWS // 3, 5, 4, 2, 1}:
+            if height <= left:
+                yield from (cost(height) + rest for rest in cuts(left - height))
+
+    for rows in range(1, 17):
+        left, found = rows, 0
+        while left > 0:
+            height = height_of_next(left)
+            left, found = left - height, found + cost(height)
+        assert left == 0
+        assert found == min(cuts(rows)), rows
+    assert height_of_next(1000) == vectors.TILE_ROWS
+
+
+@njit
+def height_of_next(left):
+    return matmul._height(left)
 
 
 @njit
@@ -226,7 +260,7 @@ def test_a_kernel_is_copied_to_its_strips(shape, dtype):
 @pytest.mark.parametrize(
     ("features", "shape"),
     [
-        ({"avx512f", "avx2", "fma"}, (64, 6, 2)),
+        ({"avx512f", "avx2", "fma"}, (64, 12, 2)),
         ({"avx2", "fma"}, (32, 6, 2)),
         ({"neon"}, (16, 6, 4)),
         (set(), (16, 4, 2)),

@@ -88,13 +88,13 @@ def busiest(rows, size, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
-@pytest.mark.parametrize("n_parameters", [1000, 2**21])
+@pytest.mark.parametrize("n_parameters", [1000, 2**18])
 def test_blocks_share_the_rows_of_a_batch_evenly(n_parameters, threads):
     @njit
     def sizes(n_parameters, threads):
         return np.array([block_rows(n_parameters, rows, threads) for rows in range(1, 1000)])
 
-    largest = 256 if n_parameters == 2**21 else 64
+    largest = 128 if n_parameters == 2**18 else 64
     for rows, size in enumerate(sizes(n_parameters, threads), start=1):
         assert size % BLOCK_ROWS == 0
         assert BLOCK_ROWS <= size <= largest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import config
 
 from fastsgd.kernels.jit import serial, small
@@ -98,10 +99,29 @@ def _multiply_plain(a, b, c, m, n, k, ending):
                 c.data[at] = total
 
 
-# A strip of which at most half is wanted has tiles of half the columns and more rows: fewer than eight chains of
-# multiply-adds would wait for one another.
+_CHAINS = 8  # of multiply-adds: fewer in a tile wait for one another
+_MIDDLE_ROWS = 2 * TILE_ROWS // 3
+_HEIGHTS = (TILE_ROWS, _MIDDLE_ROWS, 5, 4, 2, 1)
+_COLUMNS_HALF_ROWS = 12
+
+
+def _best_heights(most: int) -> np.ndarray:
+    """The height of the next tile where so many rows are left, up to `most`: of those that take them all in the least
+    time the tallest. A tile takes as long as its chains, but no less than `_CHAINS` do."""
+    least, best = [0], [0]
+    for left in range(1, most + 1):
+        costs = {
+            height: max(height * TILE_VECTORS, _CHAINS) + least[left - height] for height in _HEIGHTS if height <= left
+        }
+        best.append(max(costs, key=lambda height: (-costs[height], height)))
+        least.append(costs[best[-1]])
+    return np.array(best)
+
+
+# A strip of which at most half is wanted has tiles of half the columns and more rows, for as many chains.
 _rows_full = make_tile(TILE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS)
-_rows_asking = make_tile(TILE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS, asks=True)
+_rows_fetching = make_tile(TILE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS, fetches=True)
+_rows_middle = make_tile(_MIDDLE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS)
 _rows_five = make_tile(5, TILE_VECTORS, ROW_ENDS, BY_ROWS)
 _rows_four = make_tile(4, TILE_VECTORS, ROW_ENDS, BY_ROWS)
 _rows_two = make_tile(2, TILE_VECTORS, ROW_ENDS, BY_ROWS)
@@ -110,11 +130,13 @@ _rows_half = make_tile(8, TILE_VECTORS // 2, ROW_ENDS, BY_ROWS)
 _rows_half_four = make_tile(4, TILE_VECTORS // 2, ROW_ENDS, BY_ROWS)
 _rows_half_one = make_tile(1, TILE_VECTORS // 2, ROW_ENDS, BY_ROWS)
 _columns_full = make_tile(TILE_ROWS, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
+_columns_fetching = make_tile(TILE_ROWS, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS, fetches=True)
+_columns_middle = make_tile(_MIDDLE_ROWS, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
 _columns_five = make_tile(5, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
 _columns_four = make_tile(4, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
 _columns_two = make_tile(2, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
 _columns_one = make_tile(1, TILE_VECTORS, WEIGHT_ENDS, BY_COLUMNS)
-_columns_half = make_tile(2 * TILE_ROWS, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
+_columns_half = make_tile(_COLUMNS_HALF_ROWS, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
 _columns_half_four = make_tile(4, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
 _columns_half_one = make_tile(1, TILE_VECTORS // 2, WEIGHT_ENDS, BY_COLUMNS)
 _columns_wide = make_tile(1, 8, WEIGHT_ENDS, BY_COLUMNS)
@@ -125,22 +147,21 @@ _any_full_edge = make_tile(TILE_ROWS, TILE_VECTORS, (STORE,), masked=True)
 _any_two_edge = make_tile(2, TILE_VECTORS, (STORE,), masked=True)
 _any_one_edge = make_tile(1, TILE_VECTORS, (STORE,), masked=True)
 
-
-# The first tile of a long strip of b would wait for it to come from far. So the first tiles of the strip before ask for
-# it, as many as it takes with a line a turn: products with 2048 x 2048 weights take 0.94 of the time.
-_LONG_SUM = 512
-_LINE = 64  # bytes
-_ASKING_TILES = STEPS * TILE_VECTORS * VECTOR_BYTES // _LINE
+_NEXT_HEIGHT = _best_heights(3 * TILE_ROWS)
+_FAR_BYTES = 2**14  # of a strip, from which it is asked for: half of the first cache, or more than is in it where
+# another core wrote it. 54-128-128-7 at batch 64 takes 0.91 of the time of 2**15, smaller networks lose nothing.
 
 
 @small
 def _height(left):
-    """Rows of the next tile where so many are left: of fewer than eight chains only where no others will do."""
-    if left >= TILE_ROWS and left != 10 and not TILE_ROWS < left < TILE_ROWS + 4:
-        return TILE_ROWS
-    if left >= 5 and left != 6 and left != 8:
-        return 5
-    return 4 if left >= 4 else 2 if left >= 2 else 1
+    """Rows of the next tile where so many are left."""
+    return _NEXT_HEIGHT[left] if left < _NEXT_HEIGHT.size else TILE_ROWS
+
+
+@small
+def _is_far(b, k):
+    """Whether the k rows of a strip of b have to come from beyond the first cache."""
+    return k * b.row * VECTOR_BYTES // lanes_of(b.data) >= _FAR_BYTES
 
 
 def _multiply_rows_tiles(a, b, c, m, n, k, ending):
@@ -150,7 +171,7 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
     never_inline()
     mode, init, aux, alpha, beta = ending
     width = strip_width(c.data)
-    asking = _ASKING_TILES if k >= _LONG_SUM and b.row == width else 0
+    far = _is_far(b, k)
     for j in range(0, n, width):
         half = n - j <= width // 2
         pb = advance(b.data, b.start + j // width * b.strip)
@@ -161,9 +182,7 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
             pa = advance(a.data, a.start + i * a.row)
             pc = advance(c.data, c.start + i * c.row + j)
             px = advance(aux.data, aux.start + i * aux.row + j)
-            number = i // TILE_ROWS
-            ahead = advance(pb, b.strip + number * (k // STEPS) * (_LINE * lanes_of(b.data) // VECTOR_BYTES))
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, ahead
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
             left = m - i
             if half and left >= 8:
                 _rows_half(mode, *tile)
@@ -176,10 +195,12 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
                 i += 1
             else:
                 height = _height(left)
-                if height == TILE_ROWS and number < asking:
-                    _rows_asking(mode, *tile)
+                if height == TILE_ROWS and far:
+                    _rows_fetching(mode, *tile)
                 elif height == TILE_ROWS:
                     _rows_full(mode, *tile)
+                elif height == _MIDDLE_ROWS:
+                    _rows_middle(mode, *tile)
                 elif height == 5:
                     _rows_five(mode, *tile)
                 elif height == 4:
@@ -196,6 +217,7 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
     never_inline()
     mode, init, aux, alpha, beta = ending
     width, lanes = strip_width(c.data), lanes_of(c.data)
+    far = k >= STEPS * TILE_ROWS and _is_far(b, k)
     j = 0
     # Eight vectors at once, where the strips lie side by side; what the sums start from may be one strip for all.
     if m == 1 and b.strip == width and (init.strip == width or init.strip == 0):
@@ -205,9 +227,7 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
             pb = advance(b.data, b.start + j)
             pc = advance(c.data, c.start + j)
             px = advance(aux.data, aux.start + j)
-            _columns_wide(
-                mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb
-            )
+            _columns_wide(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
             j += 8 * lanes
     while j < n:
         half = n - j <= width // 2
@@ -219,11 +239,11 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
             pa = advance(a.data, a.start + i)
             pc = advance(c.data, c.start + i * c.row + j)
             px = advance(aux.data, aux.start + i * aux.row + j)
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
             left = m - i
-            if half and left >= 2 * TILE_ROWS:
+            if half and left >= _COLUMNS_HALF_ROWS:
                 _columns_half(mode, *tile)
-                i += 2 * TILE_ROWS
+                i += _COLUMNS_HALF_ROWS
             elif half and left >= 4:
                 _columns_half_four(mode, *tile)
                 i += 4
@@ -232,8 +252,12 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
                 i += 1
             else:
                 height = _height(left)
-                if height == TILE_ROWS:
+                if height == TILE_ROWS and far:
+                    _columns_fetching(mode, *tile)
+                elif height == TILE_ROWS:
                     _columns_full(mode, *tile)
+                elif height == _MIDDLE_ROWS:
+                    _columns_middle(mode, *tile)
                 elif height == 5:
                     _columns_five(mode, *tile)
                 elif height == 4:
@@ -261,7 +285,7 @@ def _multiply_tiles(a, b, c, m, n, k, ending):
             pi = advance(init.data, first + i * init.row)
             pa = advance(a.data, a.start + i * a.row)
             pc = advance(c.data, c.start + i * c.row + j)
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, pc, c.row, alpha, beta, columns, pb
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, pc, c.row, alpha, beta, columns
             height = TILE_ROWS if m - i >= TILE_ROWS else 2 if m - i >= 2 else 1
             if height == TILE_ROWS and columns == width:
                 _any_full(mode, *tile)

@@ -206,8 +206,8 @@ def _leading(n, like):
 @small
 def block_rows(n_parameters, rows, threads):
     """Rows of `rows` that go through all layers together while they are in cache: as many times `BLOCK_ROWS` as give
-    each thread its part, up to 4, or 16 where kernels fill the cache, which are read once for each block."""
-    most = 4 if n_parameters < 2**21 else 16
+    each thread its part, up to 4, or 8 where kernels fill the cache, which are read once for each block."""
+    most = 4 if n_parameters < 2**18 else 8
     parts = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     turns = max(1, (parts + threads * most - 1) // (threads * most))
     blocks = threads * turns

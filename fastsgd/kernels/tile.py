@@ -19,8 +19,14 @@ from fastsgd.kernels.vectors import I64, VECTOR_BYTES, Emitter, lane_mask
 # How a tile's left factor is stored: next to an element lies the next of its row, or of its column.
 ANYHOW, BY_ROWS, BY_COLUMNS = range(3)
 STEPS = 4  # products of an accumulator in a turn of the loop
+# Rows of a that are found from one pointer. With one for all, a tall tile had too few registers for addresses, and LLVM
+# kept values of a in memory instead: 79 GFLOP/s of 120.
+_ROWS_OF_POINTER = 4
+# Products from asking for a row of b to its use, where b comes from beyond the first cache: on a Xeon whose third cache
+# answers after 70 ns as good as 8, and better than 24 and more.
+_AHEAD = 16
 _LINE = 64  # bytes of a line of the cache
-_FIRST_CACHE, _SECOND_CACHE = 3, 2
+_FIRST_CACHE = 3
 
 # How a tile ends.
 STORE = 0  # c = acc
@@ -42,20 +48,24 @@ def _emit_start(emit: Emitter, shape: tuple[int, int], init: Any, init_row: Any)
     return start
 
 
+def _emit_prefetch_row(emit: Emitter, row: Any, vectors: int, to_write: int) -> None:
+    """Ask for the lines of a row of so many vectors."""
+    for first in range(0, vectors * VECTOR_BYTES, _LINE):
+        emit.prefetch(emit.at(row, I64(first // emit.size)), to_write, _FIRST_CACHE)
+
+
 def _emit_prefetches(emit: Emitter, shape: tuple[int, int], c: Any, c_row: Any) -> None:
     """Ask for the lines that the tile will end in: they are far where a kernel is larger than the cache."""
     rows, vectors = shape
-    builder = emit.builder
     for i in range(rows):
-        row = emit.at(c, builder.mul(c_row, I64(i)))
-        for first in range(0, vectors * VECTOR_BYTES, _LINE):
-            emit.prefetch(emit.at(row, I64(first // emit.size)), 1, _FIRST_CACHE)
+        _emit_prefetch_row(emit, emit.at(c, emit.builder.mul(c_row, I64(i))), vectors, 1)
 
 
 class _Factors(NamedTuple):
-    """The factors of a product: pointers to their first elements, and strides in elements."""
+    """The factors of a product: pointers to the first row of a, or to every `_ROWS_OF_POINTER`-th, and to b; strides in
+    elements."""
 
-    a: Any
+    a: tuple[Any, ...]
     a_row: Any
     a_k: Any
     b: Any
@@ -64,8 +74,25 @@ class _Factors(NamedTuple):
     def after(self, emit: Emitter, steps: int) -> _Factors:
         """Those that are left after so many steps of k."""
         builder = emit.builder
-        a = emit.at(self.a, builder.mul(self.a_k, I64(steps)))
+        a = tuple(emit.at(pointer, builder.mul(self.a_k, I64(steps))) for pointer in self.a)
         return self._replace(a=a, b=emit.at(self.b, builder.mul(self.b_k, I64(steps))))
+
+
+def _hidden(emit: Emitter, factors: _Factors) -> _Factors:
+    """The same pointers, of which LLVM knows no more how they were found: it would otherwise find all rows from the
+    first one, or keep a pointer for each."""
+    opaque = ir.InlineAsm(ir.FunctionType(factors.b.type, [factors.b.type]), "", "=r,0", side_effect=False)
+    a = tuple(emit.builder.call(opaque, [pointer]) for pointer in factors.a)
+    if isinstance(factors.a_k, ir.Constant):
+        return factors._replace(a=a)
+    return factors._replace(a=a, b=emit.builder.call(opaque, [factors.b]))
+
+
+def _emit_factors(emit: Emitter, rows: int, a: Any, a_row: Any, a_k: Any, b: Any, b_k: Any) -> _Factors:
+    """The factors of a tile of so many rows: one pointer will do where they are no rows as they are stored."""
+    firsts = range(0, rows if isinstance(a_k, ir.Constant) else 1, _ROWS_OF_POINTER)
+    pointers = tuple(emit.at(a, emit.builder.mul(a_row, I64(first))) for first in firsts)
+    return _Factors(pointers, a_row, a_k, b, b_k)
 
 
 def _emit_step(emit: Emitter, acc: list[list[Any]], factors: _Factors) -> list[list[Any]]:
@@ -73,16 +100,25 @@ def _emit_step(emit: Emitter, acc: list[list[Any]], factors: _Factors) -> list[l
     b_vectors = [emit.load(emit.at(factors.b, I64(j * emit.lanes)), j) for j in range(len(acc[0]))]
     new = []
     for i, row in enumerate(acc):
-        a_value = emit.scalar(emit.at(factors.a, emit.builder.mul(factors.a_row, I64(i))))
+        number = min(i // _ROWS_OF_POINTER, len(factors.a) - 1)
+        distance = emit.builder.mul(factors.a_row, I64(i - number * _ROWS_OF_POINTER))
+        a_value = emit.scalar(emit.at(factors.a[number], distance))
         new.append([emit.fma(a_value, b_vector, old) for b_vector, old in zip(b_vectors, row, strict=True)])
     return new
 
 
+class _Fetched(NamedTuple):
+    """What a loop asks memory for as it goes: each row of b some products before its use and, if it is given, a row of
+    c each turn."""
+
+    c: Any
+    c_row: Any
+
+
 def _emit_loop(
-    emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, steps: int, ahead: Any = None
+    emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, steps: int, fetched: _Fetched | None = None
 ) -> tuple[list[list[Any]], _Factors]:
-    """`count` turns of so many steps each: the accumulators, and the factors that are left. Each turn asks memory for
-    a line from `ahead` on, if that is given."""
+    """`count` turns of so many steps each: the accumulators, and the factors that are left."""
     builder = emit.builder
     before, head, body, done = builder.block, *(builder.append_basic_block(f"tile.k{steps}") for _ in range(3))
     builder.branch(head)
@@ -94,19 +130,25 @@ def _emit_loop(
         return phi
 
     turn = changing(I64(0))
-    here = factors._replace(a=changing(factors.a), b=changing(factors.b))
+    here = factors._replace(a=tuple(map(changing, factors.a)), b=changing(factors.b))
     old = [[changing(value) for value in row] for row in acc]
     builder.cbranch(builder.icmp_signed("<", turn, count), body, done)
     builder.position_at_end(body)
-    if ahead is not None:
-        emit.prefetch(emit.at(ahead, builder.mul(turn, I64(_LINE // emit.size))), 0, _SECOND_CACHE)
-    new = old
+    vectors = len(acc[0])
+    if fetched is not None and fetched.c is not None:
+        _emit_prefetch_row(emit, emit.at(fetched.c, builder.mul(fetched.c_row, turn)), vectors, 1)
+    # Elements of rows that are stored as such lie at known distances for a whole turn, others only for a step.
+    hides_each = steps if isinstance(here.a_k, ir.Constant) else 1
+    new, following, passed = old, here, 0
     for step in range(steps):
-        new = _emit_step(emit, new, here.after(emit, step))
-    following = here.after(emit, steps)
+        if fetched is not None:
+            _emit_prefetch_row(emit, following.after(emit, step - passed + _AHEAD).b, vectors, 0)
+        new = _emit_step(emit, new, following.after(emit, step - passed))
+        if (step + 1) % hides_each == 0:
+            following, passed = _hidden(emit, following.after(emit, hides_each)), step + 1
     turn.add_incoming(builder.add(turn, I64(1)), body)
-    here.a.add_incoming(following.a, body)
-    here.b.add_incoming(following.b, body)
+    for phi, pointer in zip((*here.a, here.b), (*following.a, following.b), strict=True):
+        phi.add_incoming(pointer, body)
     for old_row, new_row in zip(old, new, strict=True):
         for phi, value in zip(old_row, new_row, strict=True):
             phi.add_incoming(value, body)
@@ -115,10 +157,12 @@ def _emit_loop(
     return old, here
 
 
-def _emit_products(emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, ahead: Any) -> list[list[Any]]:
+def _emit_products(
+    emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, fetched: _Fetched | None
+) -> list[list[Any]]:
     """The sum over k, several steps a turn: whatever is no multiply-add counts on cores that are shared."""
     turns = emit.builder.sdiv(count, I64(STEPS))
-    acc, factors = _emit_loop(emit, acc, factors, turns, STEPS, ahead)
+    acc, factors = _emit_loop(emit, acc, factors, turns, STEPS, fetched)
     left = emit.builder.sub(count, emit.builder.mul(turns, I64(STEPS)))
     return _emit_loop(emit, acc, factors, left, 1)[0]
 
@@ -223,39 +267,40 @@ def _emit_end(
 
 
 def make_tile(
-    rows: int, vectors: int, ends: tuple[int, ...], stored: int = ANYHOW, *, masked: bool = False, asks: bool = False
+    rows: int, vectors: int, ends: tuple[int, ...], stored: int = ANYHOW, *, masked: bool = False, fetches: bool = False
 ) -> Any:
     """An intrinsic for one tile of `rows` x (`vectors` x lanes), float32 or float64 by its pointers.
 
-    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, ahead)``:
-    pointers to the first elements, strides in elements, `count` products. `ends` are the modes it knows, `stored` says
-    which stride of a is one, whatever is given: addresses of a known stride cost no instructions. A masked tile touches
-    only the first `columns` columns of init, b, c and aux. One that asks has memory bring a line for each `STEPS`
-    products, from `ahead` on.
+    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns)``: pointers
+    to the first elements, strides in elements, `count` products. `ends` are the modes it knows, `stored` says which
+    stride of a is one, whatever is given: addresses of a known stride cost no instructions. A masked tile touches only
+    the first `columns` columns of init, b, c and aux. One that `fetches` asks memory for b ahead of its use and, where
+    it ends in weights, for a row of c in each turn of `STEPS` products instead of for all of them at the start: `count`
+    should then be `STEPS` times `rows` at least.
     """
 
     @intrinsic
-    def tile(
-        typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, ahead
-    ):
+    def tile(typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns):
         size = types.intp
         real = a.dtype
         signature = types.void(
-            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size, a
+            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size
         )  # fmt: skip
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, *others = arguments
-            aux, aux_row, alpha, beta, columns, ahead = others
+            aux, aux_row, alpha, beta, columns = others
             element = context.get_value_type(real)
             lanes = VECTOR_BYTES // (real.bitwidth // 8)
             masks = [lane_mask(builder, lanes, j * lanes, columns) for j in range(vectors)] if masked else []
             emit = Emitter(builder, element, lanes, masks)
-            if UPDATE in ends:
+            ends_in_weights = UPDATE in ends
+            if ends_in_weights and not fetches:
                 _emit_prefetches(emit, (rows, vectors), c, c_row)
+            fetched = _Fetched(c if ends_in_weights else None, c_row) if fetches else None
             start = _emit_start(emit, (rows, vectors), init, init_row)
             a_row, a_k = I64(1) if stored == BY_COLUMNS else a_row, I64(1) if stored == BY_ROWS else a_k
-            acc = _emit_products(emit, start, _Factors(a, a_row, a_k, b, b_k), count, ahead if asks else None)
+            acc = _emit_products(emit, start, _emit_factors(emit, rows, a, a_row, a_k, b, b_k), count, fetched)
             _emit_end(emit, acc, mode, ends, (c, c_row, aux, aux_row), (alpha, beta))
             return context.get_dummy_value()
 
