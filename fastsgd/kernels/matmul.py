@@ -121,6 +121,7 @@ def _best_heights(most: int) -> np.ndarray:
 # A strip of which at most half is wanted has tiles of half the columns and more rows, for as many chains.
 _rows_full = make_tile(TILE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS)
 _rows_fetching = make_tile(TILE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS, fetches=True)
+_rows_fetching_packed = make_tile(TILE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS, fetches=True, packed=True)
 _rows_middle = make_tile(_MIDDLE_ROWS, TILE_VECTORS, ROW_ENDS, BY_ROWS)
 _rows_five = make_tile(5, TILE_VECTORS, ROW_ENDS, BY_ROWS)
 _rows_four = make_tile(4, TILE_VECTORS, ROW_ENDS, BY_ROWS)
@@ -182,7 +183,8 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
             pa = advance(a.data, a.start + i * a.row)
             pc = advance(c.data, c.start + i * c.row + j)
             px = advance(aux.data, aux.start + i * aux.row + j)
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
+            later = advance(pb, b.strip + i // TILE_ROWS % STEPS * (k // STEPS) * b.row)
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, later
             left = m - i
             if half and left >= 8:
                 _rows_half(mode, *tile)
@@ -195,7 +197,9 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
                 i += 1
             else:
                 height = _height(left)
-                if height == TILE_ROWS and far:
+                if height == TILE_ROWS and far and b.row == width:
+                    _rows_fetching_packed(mode, *tile)
+                elif height == TILE_ROWS and far:
                     _rows_fetching(mode, *tile)
                 elif height == TILE_ROWS:
                     _rows_full(mode, *tile)
@@ -227,7 +231,9 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
             pb = advance(b.data, b.start + j)
             pc = advance(c.data, c.start + j)
             px = advance(aux.data, aux.start + j)
-            _columns_wide(mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n)
+            _columns_wide(
+                mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb
+            )
             j += 8 * lanes
     while j < n:
         half = n - j <= width // 2
@@ -239,7 +245,7 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
             pa = advance(a.data, a.start + i)
             pc = advance(c.data, c.start + i * c.row + j)
             px = advance(aux.data, aux.start + i * aux.row + j)
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb
             left = m - i
             if half and left >= _COLUMNS_HALF_ROWS:
                 _columns_half(mode, *tile)
@@ -285,7 +291,7 @@ def _multiply_tiles(a, b, c, m, n, k, ending):
             pi = advance(init.data, first + i * init.row)
             pa = advance(a.data, a.start + i * a.row)
             pc = advance(c.data, c.start + i * c.row + j)
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, pc, c.row, alpha, beta, columns
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, pc, c.row, alpha, beta, columns, pb
             height = TILE_ROWS if m - i >= TILE_ROWS else 2 if m - i >= 2 else 1
             if height == TILE_ROWS and columns == width:
                 _any_full(mode, *tile)

@@ -26,7 +26,7 @@ _ROWS_OF_POINTER = 4
 # answers after 70 ns as good as 8, and better than 24 and more.
 _AHEAD = 16
 _LINE = 64  # bytes of a line of the cache
-_FIRST_CACHE = 3
+_FIRST_CACHE, _SECOND_CACHE = 3, 2
 
 # How a tile ends.
 STORE = 0  # c = acc
@@ -48,17 +48,17 @@ def _emit_start(emit: Emitter, shape: tuple[int, int], init: Any, init_row: Any)
     return start
 
 
-def _emit_prefetch_row(emit: Emitter, row: Any, vectors: int, to_write: int) -> None:
+def _emit_prefetch_row(emit: Emitter, row: Any, vectors: int, to_write: int, cache: int) -> None:
     """Ask for the lines of a row of so many vectors."""
     for first in range(0, vectors * VECTOR_BYTES, _LINE):
-        emit.prefetch(emit.at(row, I64(first // emit.size)), to_write, _FIRST_CACHE)
+        emit.prefetch(emit.at(row, I64(first // emit.size)), to_write, cache)
 
 
 def _emit_prefetches(emit: Emitter, shape: tuple[int, int], c: Any, c_row: Any) -> None:
     """Ask for the lines that the tile will end in: they are far where a kernel is larger than the cache."""
     rows, vectors = shape
     for i in range(rows):
-        _emit_prefetch_row(emit, emit.at(c, emit.builder.mul(c_row, I64(i))), vectors, 1)
+        _emit_prefetch_row(emit, emit.at(c, emit.builder.mul(c_row, I64(i))), vectors, 1, _FIRST_CACHE)
 
 
 class _Factors(NamedTuple):
@@ -108,11 +108,13 @@ def _emit_step(emit: Emitter, acc: list[list[Any]], factors: _Factors) -> list[l
 
 
 class _Fetched(NamedTuple):
-    """What a loop asks memory for as it goes: each row of b some products before its use and, if it is given, a row of
-    c each turn."""
+    """What a loop asks memory for as it goes, beside each row of b some products before its use: in each turn one row
+    of what comes later, if that is given, to be written too or not, for the first cache or the second."""
 
-    c: Any
-    c_row: Any
+    later: Any
+    later_row: Any
+    to_write: int
+    cache: int
 
 
 def _emit_loop(
@@ -135,14 +137,15 @@ def _emit_loop(
     builder.cbranch(builder.icmp_signed("<", turn, count), body, done)
     builder.position_at_end(body)
     vectors = len(acc[0])
-    if fetched is not None and fetched.c is not None:
-        _emit_prefetch_row(emit, emit.at(fetched.c, builder.mul(fetched.c_row, turn)), vectors, 1)
+    if fetched is not None and fetched.later is not None:
+        row = emit.at(fetched.later, builder.mul(fetched.later_row, turn))
+        _emit_prefetch_row(emit, row, vectors, fetched.to_write, fetched.cache)
     # Elements of rows that are stored as such lie at known distances for a whole turn, others only for a step.
     hides_each = steps if isinstance(here.a_k, ir.Constant) else 1
     new, following, passed = old, here, 0
     for step in range(steps):
         if fetched is not None:
-            _emit_prefetch_row(emit, following.after(emit, step - passed + _AHEAD).b, vectors, 0)
+            _emit_prefetch_row(emit, following.after(emit, step - passed + _AHEAD).b, vectors, 0, _FIRST_CACHE)
         new = _emit_step(emit, new, following.after(emit, step - passed))
         if (step + 1) % hides_each == 0:
             following, passed = _hidden(emit, following.after(emit, hides_each)), step + 1
@@ -267,37 +270,52 @@ def _emit_end(
 
 
 def make_tile(
-    rows: int, vectors: int, ends: tuple[int, ...], stored: int = ANYHOW, *, masked: bool = False, fetches: bool = False
+    rows: int,
+    vectors: int,
+    ends: tuple[int, ...],
+    stored: int = ANYHOW,
+    *,
+    masked: bool = False,
+    fetches: bool = False,
+    packed: bool = False,
 ) -> Any:
     """An intrinsic for one tile of `rows` x (`vectors` x lanes), float32 or float64 by its pointers.
 
-    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns)``: pointers
-    to the first elements, strides in elements, `count` products. `ends` are the modes it knows, `stored` says which
-    stride of a is one, whatever is given: addresses of a known stride cost no instructions. A masked tile touches only
-    the first `columns` columns of init, b, c and aux. One that `fetches` asks memory for b ahead of its use and, where
-    it ends in weights, for a row of c in each turn of `STEPS` products instead of for all of them at the start: `count`
-    should then be `STEPS` times `rows` at least.
+    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, later)``:
+    pointers to the first elements, strides in elements, `count` products. `ends` are the modes it knows, `stored` says
+    which stride of a is one, whatever is given: addresses of a known stride cost no instructions. A masked tile touches
+    only the first `columns` columns of init, b, c and aux. The b of a packed one lies row after row.
+
+    One that `fetches` asks memory for b ahead of its use. One of them that ends in weights asks for a row of c in each
+    turn of `STEPS` products, instead of for all of them at the start: `count` should be `STEPS` times `rows` at least.
+    A packed one asks in each turn for one of b's rows from `later` on, which other tiles will read.
     """
 
     @intrinsic
-    def tile(typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns):
+    def tile(
+        typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, later
+    ):
         size = types.intp
         real = a.dtype
         signature = types.void(
-            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size
+            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size, a
         )  # fmt: skip
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, *others = arguments
-            aux, aux_row, alpha, beta, columns = others
+            aux, aux_row, alpha, beta, columns, later = others
             element = context.get_value_type(real)
             lanes = VECTOR_BYTES // (real.bitwidth // 8)
             masks = [lane_mask(builder, lanes, j * lanes, columns) for j in range(vectors)] if masked else []
             emit = Emitter(builder, element, lanes, masks)
-            ends_in_weights = UPDATE in ends
-            if ends_in_weights and not fetches:
+            b_k = I64(vectors * lanes) if packed else b_k
+            fetched = None
+            if fetches and UPDATE in ends:
+                fetched = _Fetched(c, c_row, 1, _FIRST_CACHE)
+            elif fetches:
+                fetched = _Fetched(later if packed else None, b_k, 0, _SECOND_CACHE)
+            elif UPDATE in ends:
                 _emit_prefetches(emit, (rows, vectors), c, c_row)
-            fetched = _Fetched(c if ends_in_weights else None, c_row) if fetches else None
             start = _emit_start(emit, (rows, vectors), init, init_row)
             a_row, a_k = I64(1) if stored == BY_COLUMNS else a_row, I64(1) if stored == BY_ROWS else a_k
             acc = _emit_products(emit, start, _emit_factors(emit, rows, a, a_row, a_k, b, b_k), count, fetched)
