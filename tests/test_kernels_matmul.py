@@ -9,6 +9,7 @@ from products import KERNELS, columns_stored, expected, rows_stored, strips_stor
 
 from fastsgd.kernels import matmul, tile, vectors
 from fastsgd.kernels.machine import lanes_of, pointer
+from fastsgd.kernels.network import aligned_zeros
 from fastsgd.kernels.weights import copy_across, copy_along
 
 SHAPES = [
@@ -227,25 +228,29 @@ def test_transpose_of_a_square(dtype):
 
 
 @njit
-def copy_to_strips(parameters, start, stored, rectangle, across, across_place, along, along_place):
-    copy_across(pointer(parameters, 0), start, stored, rectangle, pointer(across, 0), across_place)
-    copy_along(pointer(parameters, 0), start, stored, rectangle, pointer(along, 0), along_place)
+def copy_to_strips(parameters, start, stored, rectangle, across, across_place, along, along_place, past_caches):
+    copy_across(pointer(parameters, 0), start, stored, rectangle, pointer(across, 0), across_place, past_caches)
+    copy_along(pointer(parameters, 0), start, stored, rectangle, pointer(along, 0), along_place, past_caches)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (48, 16), (50, 37), (97, 64), (16, 100), (130, 19)])
-def test_a_kernel_is_copied_to_its_strips(shape, dtype):
-    """Rectangle by rectangle, along and across, and nothing but them."""
+@pytest.mark.parametrize("past_caches", [False, True])
+def test_a_kernel_is_copied_to_its_strips(shape, dtype, past_caches):
+    """Rectangle by rectangle, along and across, and nothing but them; past the caches to multiples of a vector."""
     rows, columns = shape
     width = width_of(dtype)
     kernel = np.random.default_rng(2).standard_normal(shape).astype(dtype)
     parameters = np.concatenate([np.full(7, np.nan, dtype), kernel.reshape(-1), np.full(7, np.nan, dtype)])
-    places = [(5, -(-end // width), other) for end, other in ((rows, columns), (columns, rows))]
-    memories = [np.full(5 + strips * long * width + 2, -1, dtype) for _, strips, long in places]
+    before = width if past_caches else 5
+    places = [(before, -(-end // width), other) for end, other in ((rows, columns), (columns, rows))]
+    memories = [aligned_zeros(before + strips * long * width + 2, parameters) for _, strips, long in places]
+    for memory in memories:
+        memory[:] = -1
     heads = [(at, long * width) for at, _, long in places]
     for top, left in itertools.product(range(0, rows, 48), range(0, columns, 2 * width)):
         rectangle = top, min(rows, top + 48), left, min(columns, left + 2 * width)
-        copy_to_strips(parameters, 7, columns, rectangle, memories[0], heads[0], memories[1], heads[1])
+        copy_to_strips(parameters, 7, columns, rectangle, memories[0], heads[0], memories[1], heads[1], past_caches)
     for memory, (at, strips, long), wanted in zip(memories, places, (kernel.T, kernel), strict=True):
         filled = np.full((long, strips * width), -1, dtype)
         filled[:, : wanted.shape[1]] = wanted

@@ -94,6 +94,12 @@ class Emitter:
         )
         return self.builder.call(function, [pointer, I32(self.size), mask, self.zero])
 
+    def store_past_caches(self, value: Any, pointer: Any) -> None:
+        """Write a vector, which lies at a multiple of its size, without bringing what it overwrites to a cache. Others
+        see it after this thread's next atomic change, as with any store."""
+        store = self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=VECTOR_BYTES)
+        store.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
+
     def store(self, value: Any, pointer: Any, j: int) -> None:
         """Write vector `j` of a row."""
         if not self.masks:
@@ -133,7 +139,7 @@ def _emit_transpose(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _make_copy(vectors: int) -> Any:
+def _make_copy(vectors: int, *, past_caches: bool = False) -> Any:
     @intrinsic
     def copy(typing, source, out):
         """Copy the elements of some vectors; pointers."""
@@ -144,7 +150,11 @@ def _make_copy(vectors: int) -> Any:
             emit = Emitter(builder, context.get_value_type(real), lanes, [])
             source, out = arguments
             for j in range(vectors):
-                emit.store(emit.load(emit.at(source, I64(j * lanes)), 0), emit.at(out, I64(j * lanes)), 0)
+                value, place = emit.load(emit.at(source, I64(j * lanes)), 0), emit.at(out, I64(j * lanes))
+                if past_caches:
+                    emit.store_past_caches(value, place)
+                else:
+                    emit.store(value, place, 0)
             return context.get_dummy_value()
 
         return types.void(source, out), codegen
@@ -153,7 +163,9 @@ def _make_copy(vectors: int) -> Any:
 
 
 copy_vector = _make_copy(1)
-copy_strip_row = _make_copy(TILE_VECTORS)  # as many elements as a tile has columns
+# As many elements as a tile has columns.
+copy_strip_row = _make_copy(TILE_VECTORS)
+copy_strip_row_past_caches = _make_copy(TILE_VECTORS, past_caches=True)
 
 
 _MOST_MOVED = 64  # bytes at a time
@@ -206,20 +218,31 @@ def swap_bytes(typing, held, source, out, count):
     return types.void(held, source, out, types.int64), codegen
 
 
-@intrinsic
-def transpose_square(typing, source, source_row, out, out_row):
-    """Transpose a square of as many rows as a vector has lanes; pointers, and strides in elements."""
-    size = types.intp
-    real = source.dtype
-    signature = types.void(source, size, out, size)
+def _make_transpose(*, past_caches: bool) -> Any:
+    @intrinsic
+    def transpose(typing, source, source_row, out, out_row):
+        """Transpose a square of as many rows as a vector has lanes; pointers, and strides in elements."""
+        size = types.intp
+        real = source.dtype
+        signature = types.void(source, size, out, size)
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, source_row, out, out_row = arguments
-        lanes = VECTOR_BYTES // (real.bitwidth // 8)
-        emit = Emitter(builder, context.get_value_type(real), lanes, [])
-        rows = [emit.load(emit.at(source, builder.mul(source_row, I64(i))), 0) for i in range(lanes)]
-        for j, row in enumerate(_emit_transpose(builder, rows)):
-            emit.store(row, emit.at(out, builder.mul(out_row, I64(j))), 0)
-        return context.get_dummy_value()
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            source, source_row, out, out_row = arguments
+            lanes = VECTOR_BYTES // (real.bitwidth // 8)
+            emit = Emitter(builder, context.get_value_type(real), lanes, [])
+            rows = [emit.load(emit.at(source, builder.mul(source_row, I64(i))), 0) for i in range(lanes)]
+            for j, row in enumerate(_emit_transpose(builder, rows)):
+                place = emit.at(out, builder.mul(out_row, I64(j)))
+                if past_caches:
+                    emit.store_past_caches(row, place)
+                else:
+                    emit.store(row, place, 0)
+            return context.get_dummy_value()
 
-    return signature, codegen
+        return signature, codegen
+
+    return transpose
+
+
+transpose_square = _make_transpose(past_caches=False)
+transpose_square_past_caches = _make_transpose(past_caches=True)
