@@ -121,7 +121,7 @@ def day(content: Results) -> str:
 
 
 def step_section(results: Results) -> list[str]:
-    """The main table, that of one thread, and that of another machine."""
+    """The main table, that of one thread, and those of other machines: ``step_<name>.json``."""
     step = results["step"]
     # Such a run does not land in this folder by itself.
     partial = step["settings"].get("only") or step["settings"].get("quick")
@@ -141,8 +141,9 @@ def step_section(results: Results) -> list[str]:
             f"{limits['multiply_add_gflops']:.0f} GFLOP/s, {limits['read_gbytes']:.0f} GB/s):",
             step_table(single),
         ]
-    if narrow := results.get("step_avx2"):
-        parts += [f"On all cores of a machine without AVX-512, {day(narrow)}: {machine(narrow)}.", step_table(narrow)]
+    for name, other in results.items():
+        if name.startswith("step_") and not name.startswith("step_threads_"):
+            parts += [f"On all cores of another machine, {day(other)}: {machine(other)}.", step_table(other)]
     return parts
 
 

@@ -161,6 +161,7 @@ def test_the_report_leaves_the_rest_of_the_readme_alone(tmp_path):
     (tmp_path / "step.json").write_text(json.dumps(step_results()))
     (tmp_path / "step_threads_1.json").write_text(json.dumps(step_results(threads=1)))
     (tmp_path / "step_avx2.json").write_text(json.dumps(step_results()))
+    (tmp_path / "step_xeon.json").write_text(json.dumps(step_results()))
     (tmp_path / "scaling.json").write_text(json.dumps(scaling_results()))
     arguments = ["--results", str(tmp_path), "--readme", str(tmp_path / "README.md")]
     report.main(arguments)
@@ -169,8 +170,8 @@ def test_the_report_leaves_the_rest_of_the_readme_alone(tmp_path):
     assert text.endswith(f"\n{report.END}\n\nafter\n")
     assert "old figures" not in text
     assert "JAX 1.2" in text
-    assert text.count("| 10-64-64-1 | 256 | 5,606 |") == 3
-    assert "On all cores of a machine without AVX-512, 22 November 2026: 2 cores of an Abacus" in text
+    assert text.count("| 10-64-64-1 | 256 | 5,606 |") == 4
+    assert text.count("On all cores of another machine, 22 November 2026: 2 cores of an Abacus") == 2
     assert (tmp_path / "roofline.png").stat().st_size > 10_000
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
     report.main(arguments)
