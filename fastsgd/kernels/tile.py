@@ -19,8 +19,8 @@ from fastsgd.kernels.vectors import I64, VECTOR_BYTES, Emitter, lane_mask
 # How a tile's left factor is stored: next to an element lies the next of its row, or of its column.
 ANYHOW, BY_ROWS, BY_COLUMNS = range(3)
 STEPS = 4  # products of an accumulator in a turn of the loop
-# Rows of a that are found from one pointer. With one for all, a tall tile had too few registers for addresses, and LLVM
-# kept values of a in memory instead: 79 GFLOP/s of 120.
+# Rows of a that are found from one pointer. With one for all, a tall tile has too few registers for the addresses, and
+# 0.95 of the rate.
 _ROWS_OF_POINTER = 4
 # Products from asking for a row of b to its use, where b comes from beyond the first cache: on a Xeon whose third cache
 # answers after 70 ns as good as 8, and better than 24 and more.
@@ -79,8 +79,8 @@ class _Factors(NamedTuple):
 
 
 def _hidden(emit: Emitter, factors: _Factors) -> _Factors:
-    """The same pointers, of which LLVM knows no more how they were found: it would otherwise find all rows from the
-    first one, or keep a pointer for each."""
+    """The same pointers, of which LLVM knows no more how they were found. It would otherwise find all rows of a tall
+    tile from the first one, load the values of a whole turn at once and keep them in memory: 79 GFLOP/s of 120."""
     opaque = ir.InlineAsm(ir.FunctionType(factors.b.type, [factors.b.type]), "", "=r,0", side_effect=False)
     a = tuple(emit.builder.call(opaque, [pointer]) for pointer in factors.a)
     if isinstance(factors.a_k, ir.Constant):
@@ -120,7 +120,8 @@ class _Fetched(NamedTuple):
 def _emit_loop(
     emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, steps: int, fetched: _Fetched | None = None
 ) -> tuple[list[list[Any]], _Factors]:
-    """`count` turns of so many steps each: the accumulators, and the factors that are left."""
+    """`count` turns of so many steps each, which ask memory for what is `fetched`: the accumulators, and the factors
+    that are left."""
     builder = emit.builder
     before, head, body, done = builder.block, *(builder.append_basic_block(f"tile.k{steps}") for _ in range(3))
     builder.branch(head)
