@@ -20,7 +20,7 @@ from fastsgd.kernels.vectors import I64, VECTOR_BYTES, Emitter, lane_mask
 ANYHOW, BY_ROWS, BY_COLUMNS = range(3)
 STEPS = 4  # products of an accumulator in a turn of the loop
 # Rows of a that are found from one pointer. With one for all, a tall tile has too few registers for the addresses, and
-# 0.95 of the rate.
+# 0.9 of the rate.
 _ROWS_OF_POINTER = 4
 # Products from asking for a row of b to its use, where b comes from beyond the first cache: on a Xeon whose third cache
 # answers after 70 ns as good as 8, and better than 24 and more.
