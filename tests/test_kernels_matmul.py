@@ -236,13 +236,14 @@ def copy_to_strips(parameters, start, stored, rectangle, across, across_place, a
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (48, 16), (50, 37), (97, 64), (16, 100), (130, 19)])
 @pytest.mark.parametrize("past_caches", [False, True])
-def test_a_kernel_is_copied_to_its_strips(shape, dtype, past_caches):
-    """Rectangle by rectangle, along and across, and nothing but them; past the caches to multiples of a vector."""
+@pytest.mark.parametrize("aligned", [False, True])
+def test_a_kernel_is_copied_to_its_strips(shape, dtype, past_caches, aligned):
+    """Rectangle by rectangle, along and across, and nothing but them; past the caches where a vector begins."""
     rows, columns = shape
     width = width_of(dtype)
     kernel = np.random.default_rng(2).standard_normal(shape).astype(dtype)
     parameters = np.concatenate([np.full(7, np.nan, dtype), kernel.reshape(-1), np.full(7, np.nan, dtype)])
-    before = width if past_caches else 5
+    before = width if aligned else 5
     places = [(before, -(-end // width), other) for end, other in ((rows, columns), (columns, rows))]
     memories = [aligned_zeros(before + strips * long * width + 2, parameters) for _, strips, long in places]
     for memory in memories:

@@ -9,11 +9,11 @@ import naive
 import numpy as np
 import pytest
 from numba import njit
-from steps import CASES, GROUPS, compare_all, optimizer_state, problem, source_of
+from steps import CASES, GROUPS, KINDS, compare, compare_all, optimizer_state, problem, source_of
 
 import fastsgd as fs
-from fastsgd.kernels import network
-from fastsgd.kernels.network import make_optimizer_state, make_workspace
+from fastsgd.kernels import network, weights
+from fastsgd.kernels.network import aligned_zeros, make_optimizer_state, make_workspace
 from fastsgd.kernels.step import forward_slab, forward_slab_serial, train_slab, train_slab_serial
 
 
@@ -43,6 +43,23 @@ def test_a_workspace_has_room_for_every_smaller_batch():
                 assert groups * (size + network.APART) <= room, (most, rows)
                 sums = groups if height else -(-rows // network.BLOCK_ROWS)
                 assert sums <= workspace.block_loss.size, (most, rows)
+
+
+@pytest.mark.parametrize("slab", [train_slab, train_slab_serial])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_large_kernels_are_packed_past_the_caches(monkeypatch, slab, shift):
+    """Above 2**20 weights, and wherever the workspace lies: who copies one gets memory that no vector need begin at."""
+    sizes = [8, 1030, 1040, 3]
+    assert sizes[1] * sizes[2] > weights._PAST_CACHES
+
+    def workspace_of(model, rows):
+        workspace = make_workspace(model.network, rows)
+        memory = aligned_zeros(workspace.memory.size + shift, workspace.memory)[shift:]
+        memory[:] = workspace.memory
+        return workspace._replace(memory=memory)
+
+    monkeypatch.setattr(fs.Sequential, "workspace", workspace_of)
+    compare((sizes, "relu", "linear", "mse", 20, True), KINDS[0], np.float32, slab)
 
 
 def test_what_threads_write_for_a_batch_in_groups_lies_a_page_apart():

@@ -63,6 +63,17 @@ def _compiled_advance(typing, pointer, offset):
     return signature, codegen
 
 
+@intrinsic
+def begins_vector(typing, pointer, offset):
+    """Whether an element lies at a multiple of a vector's bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = builder.ptrtoint(builder.gep(arguments[0], [arguments[1]]), I64)
+        return builder.icmp_unsigned("==", builder.and_(address, I64(VECTOR_BYTES - 1)), I64(0))
+
+    return types.boolean(pointer, types.intp), codegen
+
+
 @small
 def _compiled_view(pointer, offset, size):
     return carray(_compiled_advance(pointer, offset), size)

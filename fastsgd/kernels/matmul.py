@@ -100,7 +100,7 @@ def _multiply_plain(a, b, c, m, n, k, ending):
 
 
 _CHAINS = 8  # of multiply-adds: fewer in a tile wait for one another
-_MIDDLE_ROWS = 2 * TILE_ROWS // 3
+_MIDDLE_ROWS = 2 * TILE_ROWS // 3  # 8 of tiles of twelve rows; 4, which there are anyway, of those of six
 _HEIGHTS = (TILE_ROWS, _MIDDLE_ROWS, 5, 4, 2, 1)
 _COLUMNS_HALF_ROWS = 12
 
@@ -149,8 +149,9 @@ _any_two_edge = make_tile(2, TILE_VECTORS, (STORE,), masked=True)
 _any_one_edge = make_tile(1, TILE_VECTORS, (STORE,), masked=True)
 
 _NEXT_HEIGHT = _best_heights(3 * TILE_ROWS)
-_FAR_BYTES = 2**14  # of a strip, from which it is asked for: half of the first cache, or more than is in it where
-# another core wrote it. 54-128-128-7 at batch 64 takes 0.91 of the time of 2**15, smaller networks lose nothing.
+# Of a strip, from which it is asked for: half of the first cache, or more than is in it where another core wrote it.
+# 54-128-128-7 at batch 64 takes 0.91 of the time of 2**15, smaller networks lose nothing.
+_FAR_BYTES = 2**14
 
 
 @small

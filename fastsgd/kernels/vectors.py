@@ -94,16 +94,14 @@ class Emitter:
         )
         return self.builder.call(function, [pointer, I32(self.size), mask, self.zero])
 
-    def store_past_caches(self, value: Any, pointer: Any) -> None:
-        """Write a vector, which lies at a multiple of its size, without bringing what it overwrites to a cache. Others
-        see it after this thread's next atomic change, as with any store."""
-        store = self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=VECTOR_BYTES)
-        store.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
-
-    def store(self, value: Any, pointer: Any, j: int) -> None:
-        """Write vector `j` of a row."""
+    def store(self, value: Any, pointer: Any, j: int, *, past_caches: bool = False) -> None:
+        """Write vector `j` of a row. Where it lies at a multiple of its size it may go past the caches, which then do
+        not bring what it overwrites; others see it after this thread's next atomic change, as they do any."""
         if not self.masks:
-            self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
+            place = self.builder.bitcast(pointer, self.vector.as_pointer())
+            stored = self.builder.store(value, place, align=VECTOR_BYTES if past_caches else self.size)
+            if past_caches:
+                stored.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
             return
         mask = self.masks[j]
         function = self.function(
@@ -150,11 +148,8 @@ def _make_copy(vectors: int, *, past_caches: bool = False) -> Any:
             emit = Emitter(builder, context.get_value_type(real), lanes, [])
             source, out = arguments
             for j in range(vectors):
-                value, place = emit.load(emit.at(source, I64(j * lanes)), 0), emit.at(out, I64(j * lanes))
-                if past_caches:
-                    emit.store_past_caches(value, place)
-                else:
-                    emit.store(value, place, 0)
+                value = emit.load(emit.at(source, I64(j * lanes)), 0)
+                emit.store(value, emit.at(out, I64(j * lanes)), 0, past_caches=past_caches)
             return context.get_dummy_value()
 
         return types.void(source, out), codegen
@@ -232,11 +227,7 @@ def _make_transpose(*, past_caches: bool) -> Any:
             emit = Emitter(builder, context.get_value_type(real), lanes, [])
             rows = [emit.load(emit.at(source, builder.mul(source_row, I64(i))), 0) for i in range(lanes)]
             for j, row in enumerate(_emit_transpose(builder, rows)):
-                place = emit.at(out, builder.mul(out_row, I64(j)))
-                if past_caches:
-                    emit.store_past_caches(row, place)
-                else:
-                    emit.store(row, place, 0)
+                emit.store(row, emit.at(out, builder.mul(out_row, I64(j))), 0, past_caches=past_caches)
             return context.get_dummy_value()
 
         return signature, codegen

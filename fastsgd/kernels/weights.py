@@ -11,7 +11,7 @@ from __future__ import annotations
 from numba import config
 
 from fastsgd.kernels.jit import inlined, serial, small
-from fastsgd.kernels.machine import advance, lanes_of, never_inline, view
+from fastsgd.kernels.machine import advance, begins_vector, lanes_of, never_inline, view
 from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_columns, strip_width
 from fastsgd.kernels.network import (
     ALL_BIAS,
@@ -87,7 +87,7 @@ def _copy_across_plain(parameters, start, stored, rectangle, packed, place, past
 
 def _copy_across_squares(parameters, start, stored, rectangle, packed, place, past_caches):
     """`_copy_across_plain` in squares of vector registers, and element by element at the edges. Past the caches goes
-    what begins at a multiple of a vector."""
+    what lies at multiples of a vector: not so where somebody has copied a workspace."""
     never_inline()
     first, last, left, right = rectangle
     at, strip = place
@@ -95,11 +95,12 @@ def _copy_across_squares(parameters, start, stored, rectangle, packed, place, pa
     lanes = lanes_of(packed)
     for r in range(first, last, lanes):
         row = at + r // width * strip + r % width
+        past = past_caches and begins_vector(packed, row)
         c = left
         if r + lanes <= last:
             while c + lanes <= right:
                 source, out = advance(parameters, start + r * stored + c), advance(packed, row + c * width)
-                if past_caches:
+                if past:
                     transpose_square_past_caches(source, stored, out, width)
                 else:
                     transpose_square(source, stored, out, width)
@@ -123,15 +124,14 @@ def _copy_along_plain(parameters, start, stored, rectangle, packed, place, past_
 
 
 def _copy_along_strips(parameters, start, stored, rectangle, packed, place, past_caches):
-    """`_copy_along_plain` by whole rows of strips, and element by element at the edge. Past the caches goes what begins
-    at a multiple of a vector."""
+    """`_copy_along_plain` by whole rows of strips, and element by element at the edge; past the caches as above."""
     never_inline()
     first, last, left, right = rectangle
     at, strip = place
     width = strip_width(packed)
     for c in range(left, right, width):
         source, out = start + c, at + c // width * strip
-        if c + width <= right and past_caches:
+        if c + width <= right and past_caches and begins_vector(packed, out):
             for r in range(first, last):
                 copy_strip_row_past_caches(advance(parameters, source + r * stored), advance(packed, out + r * width))
         elif c + width <= right:
