@@ -29,22 +29,22 @@ def make_panel(memory, place):
     return Panel(pointer(memory, 0), place[0], place[1], place[2])
 
 
-def _driver(kernel):
+def _driver(kernel, make_left):
     @njit
     def run(mode, memories, places, shape, rates):
         a, b, init, c, aux = memories
         m, n, k = shape
-        ending = Ending(mode, make_panel(init, places[2]), make_matrix(aux, places[4]), rates[0], rates[1])
-        kernel(make_matrix(a, places[0]), make_panel(b, places[1]), make_matrix(c, places[3]), m, n, k, ending)
+        ending = Ending(mode, make_panel(init, places[2]), make_panel(aux, places[4]), rates[0], rates[1])
+        kernel(make_left(a, places[0]), make_panel(b, places[1]), make_panel(c, places[3]), m, n, k, ending)
 
     return run
 
 
 KERNELS = {
-    "multiply": _driver(multiply),
-    "multiply_rows": _driver(multiply_rows),
-    "multiply_columns": _driver(multiply_columns),
-    "multiply_plain": _driver(multiply_plain),
+    "multiply": _driver(multiply, make_matrix),
+    "multiply_rows": _driver(multiply_rows, make_panel),
+    "multiply_columns": _driver(multiply_columns, make_panel),
+    "multiply_plain": _driver(multiply_plain, make_matrix),
 }
 
 
@@ -73,6 +73,12 @@ def rows_stored(array, spare, *, whole_strips=False):
     return memory, (3, long + spare, 1)
 
 
+def panel_stored(array, spare):
+    """(memory, place): what `rows_stored` gives, with whole strips that lie side by side."""
+    memory, (first, row, _) = rows_stored(array, spare, whole_strips=True)
+    return memory, (first, row, width_of(array.dtype))
+
+
 def columns_stored(array, spare):
     """(memory, place): the array column by column in a larger one, with `spare` elements between columns."""
     memory, (first, column, _) = rows_stored(array.T, spare)
@@ -94,9 +100,13 @@ def strips_stored(array, *, spare=0):
 
 
 def view_of(stored, rows, columns):
-    """The array in what `rows_stored` gave."""
-    memory, (start, row, _) = stored
-    return memory[start : start + rows * row].reshape(rows, row)[:, :columns]
+    """The array in what `rows_stored`, `panel_stored` or `strips_stored` gave."""
+    memory, (start, row, strip) = stored
+    width = width_of(memory.dtype)
+    if strip <= width:
+        return memory[start : start + rows * row].reshape(rows, row)[:, :columns]
+    starts = range(start, start + -(-columns // width) * strip, strip)
+    return np.concatenate([memory[at : at + rows * row].reshape(rows, row) for at in starts], axis=1)[:, :columns]
 
 
 def expected(mode, a, b, init, c, aux, alpha, beta):

@@ -34,14 +34,16 @@ GROUPED = [
     ([3, 5, 2], "tanh", "linear", "mse", 5000, True, 5000 + 4096),
     ([4, 2], "tanh", "linear", "mse", 2500, True, 2500 + 2048),
 ]
-# Above 2**15 parameters the whole batch is in the workspace: sums of more than 192 rows go in chunks, and inputs that
-# lie a page apart are copied together; above 2**17 a block has more rows, from 2**18 elements of a kernel on a task.
+# Above 2**15 parameters the whole batch is in the workspace: sums of more than 192 rows go in chunks; above 2**17 a
+# block has more rows, from 2**18 elements of a kernel on a task. Rows of 256 and more lie strip after strip, unless
+# they are read for dot products.
 LONG = [
     ([40, 700, 300, 5], "tanh", "linear", "mse", 600, True, 1250),
     ([100, 330, 20], "relu", "softmax", "sparse_categorical_crossentropy", 385, False, 385 + 192),
     ([300, 112, 1], "sigmoid", "linear", "mse", 193, True, 600),
     ([1100, 130], "relu", "linear", "mse", 300, True, 557),
     ([520, 530, 3], "relu", "linear", "mse", 300, True, 600),
+    ([256, 290, 2], "silu", "softmax", "sparse_categorical_crossentropy", 70, True, 150),
 ]
 # One or two outputs of one layer: rows are read where they lie, eight and one at a time, and memory is asked for rows
 # to come, of this task, of the thread's next one and of the next batch.

@@ -142,7 +142,7 @@ def test_slopes_take_memory_only_where_they_are_needed():
         model = fs.Sequential([fs.Dense(4, "relu"), fs.Dense(3, name)], input_dim=2)
         numbers = kernels.make_workspace(model.network, 8).numbers
         # They lie one after the other; of deltas and slopes there are none for the inputs, before the first layer's.
-        first_layer = numbers[numbers[network.LAYOUT] + 2]
+        first_layer = numbers[numbers[network.LAYOUT] + 3]
         size = numbers[network.TARGETS] - (numbers[network.SLOPES] + first_layer)
         outputs = numbers[network.DELTAS] - numbers[network.OUTPUTS]
         assert outputs > 0

@@ -5,7 +5,16 @@ import itertools
 import numpy as np
 import pytest
 from numba import njit
-from products import KERNELS, columns_stored, expected, rows_stored, strips_stored, view_of, width_of
+from products import (
+    KERNELS,
+    columns_stored,
+    expected,
+    panel_stored,
+    rows_stored,
+    strips_stored,
+    view_of,
+    width_of,
+)
 
 from fastsgd.kernels import matmul, tile, vectors
 from fastsgd.kernels.machine import lanes_of, pointer
@@ -32,6 +41,12 @@ NO_PANEL = 0, 0, 0
 
 def drawn(rng, dtype, *shapes):
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def side_by_side(array, spare):
+    """A panel whose strips lie side by side, the last as wide as it is."""
+    memory, (first, row, _) = rows_stored(array, spare)
+    return memory, (first, row, width_of(array.dtype))
 
 
 def check(found, wanted, dtype, k, about):
@@ -66,8 +81,8 @@ def test_every_shape(kernel, dtype, spare, down):
             columns_stored(a, spare) if down else rows_stored(a, spare),
             (b_memory, (first, row, width)),
             init_stored,
-            rows_stored(c, spare),
-            rows_stored(aux, spare),
+            side_by_side(c, spare),
+            side_by_side(aux, spare),
         ]
         around = [np.isnan(memory).sum() for memory, _ in stored]
         rates = dtype(RATES[0]), dtype(RATES[1])
@@ -77,34 +92,39 @@ def test_every_shape(kernel, dtype, spare, down):
         assert [np.isnan(memory).sum() for memory, _ in stored] == around, "wrote outside the matrix"
 
 
+def left_stored(kernel, a, in_strips):
+    """The left factor as a kernel wants it."""
+    if kernel == "multiply_plain":
+        return rows_stored(a, 2)
+    a = a.T if kernel == "multiply_columns" else a
+    return strips_stored(a, spare=5) if in_strips else panel_stored(a, 2)
+
+
 @pytest.mark.parametrize("kernel", ["multiply_rows", "multiply_columns", "multiply_plain"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_whole_strips_in_every_mode_and_shape(kernel, dtype):
+@pytest.mark.parametrize("in_strips", [False, True])
+def test_whole_strips_in_every_mode_and_shape(kernel, dtype, in_strips):
     """Products for rows and for gradients write whole strips, half ones in half tiles, and nothing beyond."""
     rng, width = np.random.default_rng(1), width_of(dtype)
     columns = {1, 3, width // 2, width // 2 + 1, width - 1, width, width + 1, 2 * width + width // 2, 3 * width}
     columns |= {4 * width, 9 * width + 1}  # of a single row, several strips go at once
+    products = 1, 4, 7, 2 * width, 2 * width + 5
+    if in_strips:
+        columns, products = {width // 2, 2 * width + 1}, (width - 1, width, width + 6, 3 * width)
     modes = {"multiply_rows": tile.ROW_ENDS, "multiply_columns": tile.WEIGHT_ENDS}.get(kernel, ALL_MODES)
     rates = dtype(RATES[0]), dtype(RATES[1])
     for m, n in itertools.product(ROWS, sorted(columns)):
-        for mode, k, one_init in itertools.product(modes, (1, 4, 7), (True, False)):
+        for mode, k, one_init in itertools.product(modes, products[:3] if m > 17 else products, (True, False)):
             a, b, init, c, aux = drawn(rng, dtype, (m, k), (k, n), (m, n), (m, n), (m, n))
             init_memory, (first, row, strip) = strips_stored(init[:1] if one_init else init, spare=3)
-            b_stored = strips_stored(b, spare=4)
-            if kernel == "multiply_columns":
-                b_memory, (first_of_b, b_row, _) = rows_stored(b, 2, whole_strips=True)
-                b_stored = b_memory, (first_of_b, b_row, width)
-            if kernel == "multiply_columns" and not one_init:
-                init_memory, (first, row, _) = rows_stored(init, 1, whole_strips=True)
-                strip = width
             if one_init:
                 init[:], row = init[0], 0
             stored = [
-                columns_stored(a, 2) if kernel == "multiply_columns" else rows_stored(a, 2),
-                b_stored,
+                left_stored(kernel, a, in_strips),
+                strips_stored(b, spare=4) if in_strips or kernel != "multiply_columns" else panel_stored(b, 2),
                 (init_memory, (first, row, strip)),
-                rows_stored(c, 3, whole_strips=True),
-                rows_stored(aux, 1, whole_strips=True),
+                strips_stored(c, spare=1) if in_strips else panel_stored(c, 3),
+                strips_stored(aux, spare=2) if in_strips else panel_stored(aux, 1),
             ]
             around = [np.isnan(memory).sum() for memory, _ in stored]
             KERNELS[kernel](mode, *zip(*stored, strict=True), (m, n, k), rates)
@@ -118,11 +138,11 @@ def test_whole_strips_in_every_mode_and_shape(kernel, dtype):
 def test_nan_and_infinity_survive_relu(kernel, columns):
     a = np.array([np.nan, np.inf, -np.inf, -1.0, 2.0], np.float32).reshape(5, 1)
     stored = [
-        rows_stored(a, 0),
+        panel_stored(a, 0) if kernel == "multiply_rows" else rows_stored(a, 0),
         strips_stored(np.ones((1, columns), np.float32)),
         (np.zeros(256, np.float32), NO_PANEL),
-        rows_stored(np.zeros((5, columns), np.float32), 0, whole_strips=True),
-        rows_stored(np.zeros((5, columns), np.float32), 0, whole_strips=True),
+        panel_stored(np.zeros((5, columns), np.float32), 0),
+        panel_stored(np.zeros((5, columns), np.float32), 0),
     ]
     KERNELS[kernel](tile.RELU, *zip(*stored, strict=True), (5, columns, 1), (np.float32(0), np.float32(0)))
     out = view_of(stored[3], 5, columns)
@@ -135,13 +155,12 @@ def test_a_sum_does_not_depend_on_its_tile():
     a, b = drawn(rng, np.float32, (23, 300), (300, 41))
     zeros, rates = (np.zeros(8 * width, np.float32), NO_PANEL), (np.float32(0), np.float32(0))
 
-    def product(kernel, m, n, i, j):
-        left = a[i : i + m]
-        right, (first, row, _) = rows_stored(b[:, j : j + n], 0, whole_strips=True)
-        out = rows_stored(np.zeros((m, n), np.float32), 0, whole_strips=True)
+    def product(kernel, in_strips, m, n, i, j):
+        left, right = a[i : i + m], b[:, j : j + n]
+        out = panel_stored(np.zeros((m, n), np.float32), 0)
         stored = [
-            columns_stored(left, 0) if kernel == "multiply_columns" else rows_stored(left, 0),
-            (right, (first, row, width)),
+            rows_stored(left, 0) if kernel == "multiply" else left_stored(kernel, left, in_strips),
+            panel_stored(right, 0),
             zeros,
             out,
             out,
@@ -149,26 +168,26 @@ def test_a_sum_does_not_depend_on_its_tile():
         KERNELS[kernel](tile.STORE, *zip(*stored, strict=True), (m, n, 300), rates)
         return view_of(out, m, n)
 
-    whole = product("multiply", 23, 41, 0, 0)
-    for kernel in ("multiply", "multiply_rows", "multiply_columns"):
+    whole = product("multiply", False, 23, 41, 0, 0)
+    for kernel, in_strips in itertools.product(("multiply", "multiply_rows", "multiply_columns"), (False, True)):
         for m, n, i, j in PARTS:
-            np.testing.assert_array_equal(product(kernel, m, n, i, j), whole[i : i + m, j : j + n])
+            np.testing.assert_array_equal(product(kernel, in_strips, m, n, i, j), whole[i : i + m, j : j + n])
 
 
 @pytest.mark.parametrize("kernel", ["multiply_rows", "multiply_columns"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_long_sums_are_the_same_bits_where_the_right_factor_is_asked_for(kernel, dtype):
+@pytest.mark.parametrize("in_strips", [False, True])
+def test_long_sums_are_the_same_bits_where_the_right_factor_is_asked_for(kernel, dtype, in_strips):
     """Tall tiles ask for it, low ones do not; the last turn of their loops is cut short."""
     m, n, k, width = 4 * vectors.TILE_ROWS + 4, 2 * width_of(dtype) + 5, 1027, width_of(dtype)
     a, b, c, aux = drawn(np.random.default_rng(3), dtype, (m, k), (k, n), (m, n), (m, n))
     zeros, rates = (np.zeros(8 * width, dtype), NO_PANEL), (dtype(RATES[0]), dtype(RATES[1]))
-    beside, (first, row, _) = rows_stored(b, 0, whole_strips=True)
-    rights = {"beside": (beside, (first, row, width)), "packed": strips_stored(b)}
+    rights = {"beside": panel_stored(b, 0), "packed": strips_stored(b)}
     modes = tile.ROW_ENDS if kernel == "multiply_rows" else tile.WEIGHT_ENDS
 
     def product(mode, right, rows):
-        left = columns_stored(a[rows], 2) if kernel == "multiply_columns" else rows_stored(a[rows], 2)
-        out, other = (rows_stored(one[rows], 0, whole_strips=True) for one in (c, aux))
+        left = left_stored(kernel, a[rows], in_strips)
+        out, other = (panel_stored(one[rows], 0) for one in (c, aux))
         some = len(a[rows])
         KERNELS[kernel](mode, *zip(left, right, zeros, out, other, strict=True), (some, n, k), rates)
         return view_of(out, some, n), view_of(other, some, n)
@@ -176,7 +195,7 @@ def test_long_sums_are_the_same_bits_where_the_right_factor_is_asked_for(kernel,
     for mode, right in itertools.product(modes, rights):
         whole = product(mode, rights[right], slice(None))
         check(whole, expected(mode, a, b, np.zeros((m, n), dtype), c, aux, *RATES), dtype, k, (mode, right))
-        parts = [product(mode, rights[right], slice(i, i + 4)) for i in range(0, m, 4)]
+        parts = [product(mode, rights[right], slice(i, i + 4)) for i in range(0, m, 4)]  # in low tiles
         for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
             np.testing.assert_array_equal(one, np.concatenate(pieces))
 

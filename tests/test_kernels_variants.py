@@ -36,6 +36,10 @@ def test_in_plain_python():
     code = "from fastsgd.kernels import network; network._GROUPED_BATCH = network._LINEAR_BATCH = 10**9; import steps; "
     code += "import numpy as np; steps.compare(([2, 4, 1], 'tanh', 'linear', 'mse', 300, True, 310), steps.KINDS[2], "
     run(["-c", code + "np.float64, steps.train_slab_serial)"], NUMBA_DISABLE_JIT="1")
+    # Rows in strips, of which the last is not whole.
+    code = "from fastsgd.kernels import network; network._WIDE = 35; import steps; import numpy as np; "
+    code += "steps.compare(([37, 70, 35, 3], 'silu', 'linear', 'mse', 9, True, 20), steps.KINDS[2], np.float32, "
+    run(["-c", code + "steps.train_slab_serial)"], NUMBA_DISABLE_JIT="1")
 
 
 _COMPILE = """

@@ -36,8 +36,8 @@ def parts(dtype: str) -> list[tuple[Any, tuple[Any, ...]]]:
     pointer, numbers = types.CPointer(real), types.CPointer(size)
     matrix = types.NamedTuple((pointer, size, size, size), matmul.Matrix)
     panel = types.NamedTuple((pointer, size, size, size), matmul.Panel)
-    ending = types.NamedTuple((size, panel, matrix, real, real), matmul.Ending)
-    product = (matrix, panel, matrix, size, size, size, ending)
+    ending = types.NamedTuple((size, panel, panel, real, real), matmul.Ending)
+    product = (panel, panel, panel, size, size, size, ending)
     in_place = types.NamedTuple((pointer, size, numbers, numbers, size, pointer, pointer, flag), linear.InPlace)
     return [
         (matmul.multiply_rows, product),
@@ -48,7 +48,6 @@ def parts(dtype: str) -> list[tuple[Any, tuple[Any, ...]]]:
         (linear.sums_in_place, (in_place, matrix, pointer, flag)),
         (matmul.multiply_columns, product),
         (weights.add_and_update, (pointer, pointer, size, real, real, pointer, size, size, size, size)),
-        (weights.pack_columns, (matrix, size, size, pointer, size)),
     ]
 
 

@@ -32,19 +32,20 @@ def _matrix(array, first):
 
 
 @inlined
-def _panel(array):
-    """A 2-D array whose rows lie in one piece each, as the right factor of a product."""
-    return Panel(pointer(array, 0), 0, array.strides[0] // array.itemsize, strip_width(array))
+def _panel(array, first):
+    """A 2-D array whose rows lie in one piece each, from row `first` on."""
+    row = array.strides[0] // array.itemsize
+    return Panel(pointer(array, 0), first * row, row, strip_width(array))
 
 
 @inlined
 def _forward_rows(x, weight, bias, activation, out, first, rows):
     n_in, n_out = weight.shape
     zero = out.dtype.type(0)
-    result = _matrix(out, first)
+    result = _panel(out, first)
     ending = Ending(STORE, Panel(pointer(bias, 0), 0, 0, strip_width(bias)), result, zero, zero)
-    multiply(_matrix(x, first), _panel(weight), result, rows, n_out, n_in, ending)
-    activate(activation, result, rows, n_out)
+    multiply(_matrix(x, first), _panel(weight, 0), result, rows, n_out, n_in, ending)
+    activate(activation, _matrix(out, first), rows, n_out)
 
 
 def _dense_forward(x, weight, bias, activation, out):
@@ -92,12 +93,12 @@ def _input_grad_rows(grad_out, weight, grad_x, first, rows):
 def _weight_grad_rows(x, grad_out, grad_weight, first, rows):
     """grad_weight[first:] := (x.T @ grad_out)[first:]"""
     zero = grad_out.dtype.type(0)
-    result = _matrix(grad_weight, first)
+    result = _panel(grad_weight, first)
     columns = Matrix(pointer(x, 0), first, 1, x.shape[1])
     n_rows, n_out = grad_out.shape
     zeros = np.zeros(strip_width(grad_out), grad_out.dtype)
     nothing = Panel(pointer(zeros, 0), 0, 0, 0)
-    multiply(columns, _panel(grad_out), result, rows, n_out, n_rows, Ending(STORE, nothing, result, zero, zero))
+    multiply(columns, _panel(grad_out, 0), result, rows, n_out, n_rows, Ending(STORE, nothing, result, zero, zero))
     keep(zeros)
 
 

@@ -40,7 +40,7 @@ class Panel(NamedTuple):
     """Where a matrix lies whose columns are cut into strips as wide as a tile (`strip_width`).
 
     Columns of a strip are neighbours; `strip` elements lie from one strip to the next. A matrix stored row by row is a
-    panel whose strips lie side by side. A row stride of 0 is one row for all.
+    panel whose strips lie side by side: `strip` is the width of one. A row stride of 0 is one row for all.
     """
 
     data: Any
@@ -58,7 +58,7 @@ class Ending(NamedTuple):
 
     mode: int
     init: Panel
-    aux: Matrix
+    aux: Panel
     alpha: float
     beta: float
 
@@ -69,18 +69,40 @@ def strip_width(data):
     return TILE_VECTORS * lanes_of(data)
 
 
+@small
+def from_column(panel, column):
+    """The same from a column on: the first of a strip, unless the strips lie side by side."""
+    width = strip_width(panel.data)
+    return Panel(panel.data, panel.start + column // width * panel.strip + column % width, panel.row, panel.strip)
+
+
+@small
+def columns_of(panel, column):
+    """A panel from a column on, as far as the elements of a row lie next to each other."""
+    part = from_column(panel, column)
+    return Matrix(part.data, part.start, part.row, 1)
+
+
+@small
+def piece_of(panel, n):
+    """How many of n elements of a row lie next to each other: all, or those of a strip."""
+    width = strip_width(panel.data)
+    return n if panel.strip == width else width
+
+
 def _multiply_plain(a, b, c, m, n, k, ending):
     """c (m, n) := init + a (m, k) @ b (k, n), ended as `ending` says, element by element. Needs nothing of the host."""
     mode, init, aux, alpha, beta = ending
     width = strip_width(c.data)
     for i in range(m):
         for j in range(n):
-            at = c.start + i * c.row + j
-            side = aux.start + i * aux.row + j
-            total = init.data[init.start + i * init.row + j // width * init.strip + j % width]
-            column = b.start + j // width * b.strip + j % width
+            strip, column = j // width, j % width
+            at = c.start + i * c.row + strip * c.strip + column
+            side = aux.start + i * aux.row + strip * aux.strip + column
+            total = init.data[init.start + i * init.row + strip * init.strip + column]
+            right = b.start + strip * b.strip + column
             for p in range(k):
-                total += a.data[a.start + i * a.row + p * a.col] * b.data[column + p * b.row]
+                total += a.data[a.start + i * a.row + p * a.col] * b.data[right + p * b.row]
             if mode == RELU:
                 c.data[at] = 0 if total <= 0 else total
             elif mode == RELU_GRAD:
@@ -97,6 +119,26 @@ def _multiply_plain(a, b, c, m, n, k, ending):
                 c.data[at] += beta * aux.data[side] - alpha * total
             else:
                 c.data[at] = total
+
+
+def _multiply_rows_plain(a, b, c, m, n, k, ending):
+    """`_multiply_plain` of a panel: the sums over a strip of it are what those over the next start from."""
+    width = strip_width(c.data)
+    for first in range(0, k, width):
+        strip = Matrix(a.data, a.start + first // width * a.strip, a.row, 1)
+        rest = b._replace(start=b.start + first * b.row)
+        some = min(width, k - first)
+        _multiply_plain(strip, rest, c, m, n, some, ending if first + some == k else ending._replace(mode=STORE))
+        ending = ending._replace(init=c)
+
+
+def _multiply_columns_plain(a, b, c, m, n, k, ending):
+    """`_multiply_plain` of the transpose of a panel, whose columns are those of strips."""
+    width = strip_width(c.data)
+    for first in range(0, m, width):
+        strip = Matrix(a.data, a.start + first // width * a.strip, 1, a.row)
+        init, aux, out = (part._replace(start=part.start + first * part.row) for part in (ending.init, ending.aux, c))
+        _multiply_plain(strip, b, out, min(width, m - first), n, k, ending._replace(init=init, aux=aux))
 
 
 _CHAINS = 8  # of multiply-adds: fewer in a tile wait for one another
@@ -168,24 +210,25 @@ def _is_far(b, k):
 
 def _multiply_rows_tiles(a, b, c, m, n, k, ending):
     """c (m, n) := init + a (m, k) @ b (k, n), ended as `ending` says, for rows on their way through the layers: the
-    modes are ROW_ENDS, and a is stored row by row. Writes, and reads, whole strips: every row of b, c, init and aux
-    reaches as far as its last strip."""
+    modes are ROW_ENDS, and all are Panels. Writes, and reads, whole strips: every row of b, c, init and aux reaches as
+    far as its last strip."""
     never_inline()
     mode, init, aux, alpha, beta = ending
     width = strip_width(c.data)
-    far = _is_far(b, k)
+    far, piece = _is_far(b, k), piece_of(a, k)
+    gap = a.strip - width if piece < k else 0
     for j in range(0, n, width):
         half = n - j <= width // 2
-        pb = advance(b.data, b.start + j // width * b.strip)
-        first = init.start + j // width * init.strip
+        init_j, b_j, c_j, aux_j = from_column(init, j), from_column(b, j), from_column(c, j), from_column(aux, j)
+        pb = advance(b.data, b_j.start)
         i = 0
         while i < m:
-            pi = advance(init.data, first + i * init.row)
+            pi = advance(init.data, init_j.start + i * init.row)
             pa = advance(a.data, a.start + i * a.row)
-            pc = advance(c.data, c.start + i * c.row + j)
-            px = advance(aux.data, aux.start + i * aux.row + j)
+            pc = advance(c.data, c_j.start + i * c.row)
+            px = advance(aux.data, aux_j.start + i * aux.row)
             later = advance(pb, b.strip + i // TILE_ROWS % STEPS * (k // STEPS) * b.row)
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, later
+            tile = pi, init.row, pa, a.row, 1, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, later, piece, gap
             left = m - i
             if half and left >= 8:
                 _rows_half(mode, *tile)
@@ -218,11 +261,12 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
 
 
 def _multiply_columns_tiles(a, b, c, m, n, k, ending):
-    """`_multiply_rows_tiles` for gradients: the modes are WEIGHT_ENDS, and a is stored column by column."""
+    """c (m, n) := init + a (k, m).T @ b (k, n), ended as `ending` says, for gradients: as `_multiply_rows_tiles`, but
+    the modes are WEIGHT_ENDS."""
     never_inline()
     mode, init, aux, alpha, beta = ending
     width, lanes = strip_width(c.data), lanes_of(c.data)
-    far = k >= STEPS * TILE_ROWS and _is_far(b, k)
+    far, in_strips = k >= STEPS * TILE_ROWS and _is_far(b, k), a.strip > width
     j = 0
     # Eight vectors at once, where the strips lie side by side; what the sums start from may be one strip for all.
     if m == 1 and b.strip == width and (init.strip == width or init.strip == 0):
@@ -233,21 +277,21 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
             pc = advance(c.data, c.start + j)
             px = advance(aux.data, aux.start + j)
             _columns_wide(
-                mode, pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb
+                mode, pi, init.row, pa, 1, a.row, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb, 0, 0
             )
             j += 8 * lanes
     while j < n:
         half = n - j <= width // 2
-        pb = advance(b.data, b.start + j // width * b.strip)
-        first = init.start + j // width * init.strip
+        init_j, b_j, c_j, aux_j = from_column(init, j), from_column(b, j), from_column(c, j), from_column(aux, j)
+        pb = advance(b.data, b_j.start)
         i = 0
         while i < m:
-            pi = advance(init.data, first + i * init.row)
-            pa = advance(a.data, a.start + i)
-            pc = advance(c.data, c.start + i * c.row + j)
-            px = advance(aux.data, aux.start + i * aux.row + j)
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb
-            left = m - i
+            pi = advance(init.data, init_j.start + i * init.row)
+            pa = advance(a.data, from_column(a, i).start)
+            pc = advance(c.data, c_j.start + i * c.row)
+            px = advance(aux.data, aux_j.start + i * aux.row)
+            tile = pi, init.row, pa, 1, a.row, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb, 0, 0
+            left = min(m - i, width - i % width) if in_strips else m - i
             if half and left >= _COLUMNS_HALF_ROWS:
                 _columns_half(mode, *tile)
                 i += _COLUMNS_HALF_ROWS
@@ -291,8 +335,8 @@ def _multiply_tiles(a, b, c, m, n, k, ending):
         while i < m:
             pi = advance(init.data, first + i * init.row)
             pa = advance(a.data, a.start + i * a.row)
-            pc = advance(c.data, c.start + i * c.row + j)
-            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, pc, c.row, alpha, beta, columns, pb
+            pc = advance(c.data, c.start + i * c.row + j // width * c.strip)
+            tile = pi, init.row, pa, a.row, a.col, pb, b.row, pc, c.row, k, pc, c.row, alpha, beta, columns, pb, 0, 0
             height = TILE_ROWS if m - i >= TILE_ROWS else 2 if m - i >= 2 else 1
             if height == TILE_ROWS and columns == width:
                 _any_full(mode, *tile)
@@ -310,6 +354,6 @@ def _multiply_tiles(a, b, c, m, n, k, ending):
 
 
 multiply = serial(_multiply_plain if config.DISABLE_JIT else _multiply_tiles)
-multiply_rows = serial(_multiply_plain if config.DISABLE_JIT else _multiply_rows_tiles)
-multiply_columns = serial(_multiply_plain if config.DISABLE_JIT else _multiply_columns_tiles)
+multiply_rows = serial(_multiply_rows_plain if config.DISABLE_JIT else _multiply_rows_tiles)
+multiply_columns = serial(_multiply_columns_plain if config.DISABLE_JIT else _multiply_columns_tiles)
 multiply_plain = serial(_multiply_plain)

@@ -36,8 +36,11 @@ _COLLIDING = 128
 # Columns of the table of packed kernels: where a layer's strips start, and how far they are apart.
 FORWARD, FORWARD_STRIP, BACKWARD, BACKWARD_STRIP = range(4)
 NOT_PACKED = -1
-FAR_ROWS = 4096  # bytes from row to row, about a page, from which a matrix is read packed
+FAR_ROWS = 4096  # bytes from row to row, about a page, from which a kernel is read packed
 DOT_OUTPUTS = 2  # up to so many outputs are dot products with the kernel as it is stored
+# Elements of a row from which rows are stored strip after strip: the rows of a strip, which is what a product takes of
+# them at a time, lie in one piece.
+_WIDE = 256
 
 # Columns of the table of weight tasks: a layer, and a rectangle of its kernel as it is stored (ALL_BIAS: its bias).
 TASK_LAYER, TASK_ROW, TASK_ROW_END, TASK_COLUMN, TASK_COLUMN_END = range(5)
@@ -75,7 +78,7 @@ _LARGE_KERNEL = 2**18  # elements from which a task has all its rows, as its col
 BLOCK_ROWS = 16  # rows of the smallest blocks, and of those a loss is summed over
 CHUNK_ROWS = 192  # rows whose products are summed before the next are read, in long sums
 SUMS_ROW = MAX_TASK_COLUMNS + 16  # from row to row of sums in scratch memory; no power of two
-SCRATCH_SIZE = (CHUNK_ROWS + SUMS_ROW) * TASK_ROWS  # elements of a thread's scratch memory
+SCRATCH_SIZE = SUMS_ROW * TASK_ROWS  # elements of a thread's scratch memory
 
 
 class Network(NamedTuple):
@@ -272,11 +275,13 @@ def most_groups(n_layers, n_parameters, max_rows):
 
 @inlined
 def _task_shape(rows, columns, width):
-    """Rows and columns of a stored kernel that one task updates: whole tiles and squares of a transpose. Those of small
-    kernels are whole rows, so that what threads write does not interleave; of larger ones at most about 32 a layer."""
+    """Rows and columns of a stored kernel that one task updates: whole tiles and squares of a transpose, and whole
+    strips where the inputs are in such. Those of small kernels are whole rows, so that what threads write does not
+    interleave; of larger ones at most about 32 a layer."""
+    unit = width if rows >= _WIDE else 1
     if rows * columns <= 2**14 and columns <= MAX_TASK_COLUMNS:
-        return _SMALL_TASK_ROWS, columns
-    height = TASK_ROWS if rows * columns >= _LARGE_KERNEL else _USUAL_TASK_ROWS
+        return (_SMALL_TASK_ROWS + unit - 1) // unit * unit, columns
+    height = TASK_ROWS if rows * columns >= _LARGE_KERNEL else (_USUAL_TASK_ROWS + unit - 1) // unit * unit
     across = (columns + width - 1) // width
     wanted = max(1, min(across, 32 // ((rows + height - 1) // height), rows * columns // _TASK_SIZE))
     strips = (across + wanted - 1) // wanted
@@ -333,14 +338,31 @@ def _panel_table(layers, like, width):
 
 
 @inlined
+def _lies_in_strips(layers, level):
+    """Whether the rows of a level (0 is the inputs, 1 the first layer) are stored strip after strip."""
+    if level == layers.shape[0]:
+        return False
+    return layers[level, N_IN] >= _WIDE and layers[level, N_OUT] > DOT_OUTPUTS
+
+
+@inlined
 def _layout_table(layers, rows, like):
-    """Where the inputs and each layer's outputs start, and elements from row to row; and how many they are in all."""
-    layout = np.empty((layers.shape[0] + 1, 2), np.int64)
+    """Where the inputs and each layer's outputs start, elements from row to row, and from strip to strip; and how many
+    they are in all."""
+    layout = np.empty((layers.shape[0] + 1, 3), np.int64)
+    width, line = strip_width(like), 64 // like.itemsize
     end = 0
     for level in range(layers.shape[0] + 1):
+        n = layers[0, N_IN] if level == 0 else layers[level - 1, N_OUT]
         layout[level, 0] = end
-        layout[level, 1] = _leading(layers[0, N_IN] if level == 0 else layers[level - 1, N_OUT], like)
-        end += rows * layout[level, 1]
+        if _lies_in_strips(layers, level):
+            # Strips are an odd number of lines apart: the same rows of all of them would meet in few sets of the cache.
+            strip = (rows * width + line - 1) // line * line
+            layout[level, 1], layout[level, 2] = width, strip + line * (1 - strip // line % 2)
+            end += (n + width - 1) // width * layout[level, 2]
+        else:
+            layout[level, 1], layout[level, 2] = _leading(n, like), width
+            end += rows * layout[level, 1]
     return layout, end
 
 
@@ -419,11 +441,19 @@ def make_workspace(network, max_rows):
 
 
 @small
-def rows_of(arena, part, level, first):
+def panel_of(arena, part, level, first):
     """Rows of OUTPUTS, DELTAS or SLOPES from `first` on; level 0 is the inputs, 1 the first layer."""
-    at = arena.numbers[LAYOUT] + 2 * level
-    leading = arena.numbers[at + 1]
-    return Matrix(arena.rows, arena.numbers[part] + arena.numbers[at] + first * leading, leading, 1)
+    at = arena.numbers[LAYOUT] + 3 * level
+    row = arena.numbers[at + 1]
+    return Panel(arena.rows, arena.numbers[part] + arena.numbers[at] + first * row, row, arena.numbers[at + 2])
+
+
+@small
+def rows_of(arena, part, level, first):
+    """`panel_of` a level whose rows lie in one piece each, as those of the last and of what is read for dot products
+    do."""
+    panel = panel_of(arena, part, level, first)
+    return Matrix(panel.data, panel.start, panel.row, 1)
 
 
 @small

@@ -21,7 +21,15 @@ from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.linear import outputs_in_place
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
 from fastsgd.kernels.machine import advance, copy_elements, lanes_of, never_inline, pointer, prefetch, view
-from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_rows, strip_width
+from fastsgd.kernels.matmul import (
+    Ending,
+    Matrix,
+    Panel,
+    columns_of,
+    multiply_rows,
+    piece_of,
+    strip_width,
+)
 from fastsgd.kernels.network import (
     ACTIVATION,
     BACKWARD,
@@ -53,6 +61,7 @@ from fastsgd.kernels.network import (
     ZEROS,
     layer_field,
     panel_field,
+    panel_of,
     rows_of,
     standardizes,
     zero_panel,
@@ -190,11 +199,15 @@ def _expect_part(rows, part, turn, turns):
 
 @serial
 def _copy_rows(rows, width, order, ordered, first, m, out):
-    """out (m, width) := rows[order[first:first + m]], or rows[first:first + m] where they are not ordered."""
+    """out (m, width) := rows[order[first:first + m]], or rows[first:first + m] where they are not ordered; a Panel."""
     never_inline()
+    piece = piece_of(out, width)
     for i in range(m):
         at = order[first + i] if ordered else first + i
-        copy_elements(advance(rows, at * width), advance(out.data, out.start + i * out.row), width)
+        row, result = advance(rows, at * width), advance(out.data, out.start + i * out.row)
+        copy_elements(row, result, piece)
+        for j in range(piece, width, piece):
+            copy_elements(advance(row, j), advance(result, j // piece * out.strip), min(piece, width - j))
 
 
 @serial
@@ -211,10 +224,13 @@ def _standardize(memory, shift, scale, m, n, rows):
 @inlined
 def _take_inputs(arena, rows, part):
     """Some rows become the workspace's inputs, standardized where the network does so."""
-    inputs = rows_of(arena, OUTPUTS, 0, part.at)
-    _copy_rows(rows.x, rows.n_in, rows.order, rows.ordered, part.position, part.m, inputs)
+    inputs, n = panel_of(arena, OUTPUTS, 0, part.at), rows.n_in
+    _copy_rows(rows.x, n, rows.order, rows.ordered, part.position, part.m, inputs)
     if standardizes(arena):
-        _standardize(arena.memory, arena.numbers[SHIFT], arena.numbers[SCALE], part.m, rows.n_in, inputs)
+        shift, scale, piece = arena.numbers[SHIFT], arena.numbers[SCALE], piece_of(inputs, n)
+        for j in range(0, n, piece):
+            some = columns_of(inputs, j)
+            _standardize(arena.memory, shift + j, scale + j, part.m, min(piece, n - j), some)
 
 
 def _dot_forward_plain(a, parameters, kernel, bias, m, n, k, out):
@@ -267,12 +283,12 @@ def _layer_sums(arena, rows, part, in_place, layer, activation):
     at, m = part.at, part.m
     n, k = layer_field(arena, layer, N_OUT), layer_field(arena, layer, N_IN)
     stored = layer_field(arena, layer, KERNEL_ROW)
-    a = rows_of(arena, OUTPUTS, layer, at)
-    out = rows_of(arena, OUTPUTS, layer + 1, at)
     if n <= DOT_OUTPUTS:
+        a, out = rows_of(arena, OUTPUTS, layer, at), rows_of(arena, OUTPUTS, layer + 1, at)
         place = layer_field(arena, layer, KERNEL), stored
         _dot_forward(a, arena.parameters, place, layer_field(arena, layer, BIAS_START), m, n, k, out)
         return activation
+    out = panel_of(arena, OUTPUTS, layer + 1, at)
     width = strip_width(arena.memory)
     zero = arena.memory[arena.numbers[ZEROS]]
     strip = panel_field(arena, layer, FORWARD_STRIP)
@@ -286,7 +302,8 @@ def _layer_sums(arena, rows, part, in_place, layer, activation):
         kernel = Panel(arena.memory, start + width, width, strip)
         bias = Panel(arena.memory, start, 0, strip)
     mode = END_RELU if activation == RELU else STORE
-    multiply_rows(a, kernel, out, m, n, k, Ending(mode, bias, out, zero, zero))
+    inputs = panel_of(arena, OUTPUTS, layer, at)
+    multiply_rows(inputs, kernel, out, m, n, k, Ending(mode, bias, out, zero, zero))
     return LINEAR if activation == RELU else activation
 
 
@@ -299,7 +316,10 @@ def forward(arena, rows, part, in_place, raw):
     for layer in range(last + 1):
         activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
         left = _layer_sums(arena, rows, part, in_place, layer, activation)
-        activate(left, rows_of(arena, OUTPUTS, layer + 1, part.at), part.m, layer_field(arena, layer, N_OUT))
+        outputs, n = panel_of(arena, OUTPUTS, layer + 1, part.at), layer_field(arena, layer, N_OUT)
+        piece = piece_of(outputs, n)
+        for j in range(0, n, piece):
+            activate(left, columns_of(outputs, j), part.m, min(piece, n - j))
 
 
 @inlined
@@ -314,9 +334,11 @@ def _forward_with_slopes(arena, rows, part, in_place, raw):
         activation = LINEAR if raw and layer == last else layer_field(arena, layer, ACTIVATION)
         left = _layer_sums(arena, rows, part, in_place, layer, activation)
         # A slope that nobody needs, of ReLU, goes where the deltas will be.
-        slopes = rows_of(arena, SLOPES if has_slope(left) else DELTAS, layer + 1, part.at)
-        outputs = rows_of(arena, OUTPUTS, layer + 1, part.at)
-        activate_with_slope(left, outputs, slopes, part.m, layer_field(arena, layer, N_OUT))
+        slopes = panel_of(arena, SLOPES if has_slope(left) else DELTAS, layer + 1, part.at)
+        outputs, n = panel_of(arena, OUTPUTS, layer + 1, part.at), layer_field(arena, layer, N_OUT)
+        piece = piece_of(outputs, n)
+        for j in range(0, n, piece):
+            activate_with_slope(left, columns_of(outputs, j), columns_of(slopes, j), part.m, min(piece, n - j))
 
 
 @inlined
@@ -332,13 +354,13 @@ def _backward(arena, rows, part):
         activation = layer_field(arena, layer - 1, ACTIVATION)
         start = arena.numbers[PACKED] + panel_field(arena, layer, BACKWARD)
         kernel = Panel(arena.memory, start, width, panel_field(arena, layer, BACKWARD_STRIP))
-        delta = rows_of(arena, DELTAS, layer + 1, at)
-        below = rows_of(arena, DELTAS, layer, at)
+        delta = panel_of(arena, DELTAS, layer + 1, at)
+        below = panel_of(arena, DELTAS, layer, at)
         mode, aux = STORE, below
         if activation == RELU:
-            mode, aux = RELU_GRAD, rows_of(arena, OUTPUTS, layer, at)
+            mode, aux = RELU_GRAD, panel_of(arena, OUTPUTS, layer, at)
         elif has_slope(activation):
-            mode, aux = SCALE_BY, rows_of(arena, SLOPES, layer, at)
+            mode, aux = SCALE_BY, panel_of(arena, SLOPES, layer, at)
         multiply_rows(delta, kernel, below, m, n, k, Ending(mode, zero_panel(arena), aux, zero, zero))
 
 
@@ -346,13 +368,15 @@ def _backward(arena, rows, part):
 def _take_targets(arena, rows, part):
     """Targets and weights of some rows, as Matrices."""
     position, at, m = part.position, part.at, part.m
-    target = Matrix(arena.rows, arena.numbers[TARGETS] + at * rows.n_targets, rows.n_targets, 1)
+    width = strip_width(arena.rows)
+    target = Panel(arena.rows, arena.numbers[TARGETS] + at * rows.n_targets, rows.n_targets, width)
     _copy_rows(rows.y, rows.n_targets, rows.order, rows.ordered, position, m, target)
     weight = Matrix(arena.memory, arena.numbers[ONE], 0, 0)
     if rows.weighted:
-        weight = Matrix(arena.rows, arena.numbers[ROW_WEIGHTS] + at, 1, 1)
-        _copy_rows(rows.weight, _one_column(), rows.order, rows.ordered, position, m, weight)
-    return target, weight
+        weights = Panel(arena.rows, arena.numbers[ROW_WEIGHTS] + at, 1, width)
+        _copy_rows(rows.weight, _one_column(), rows.order, rows.ordered, position, m, weights)
+        weight = columns_of(weights, 0)
+    return columns_of(target, 0), weight
 
 
 @small

@@ -7,7 +7,8 @@ the order of k, so a result does not depend on the tile that computed it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -48,17 +49,17 @@ def _emit_start(emit: Emitter, shape: tuple[int, int], init: Any, init_row: Any)
     return start
 
 
-def _emit_prefetch_row(emit: Emitter, row: Any, vectors: int, to_write: int, cache: int) -> None:
-    """Ask for the lines of a row of so many vectors."""
-    for first in range(0, vectors * VECTOR_BYTES, _LINE):
-        emit.prefetch(emit.at(row, I64(first // emit.size)), to_write, cache)
+def _emit_prefetch(emit: Emitter, start: Any, elements: int, to_write: int, cache: int) -> None:
+    """Ask for the lines of so many elements."""
+    for first in range(0, elements, _LINE // emit.size):
+        emit.prefetch(emit.at(start, I64(first)), to_write, cache)
 
 
 def _emit_prefetches(emit: Emitter, shape: tuple[int, int], c: Any, c_row: Any) -> None:
     """Ask for the lines that the tile will end in: they are far where a kernel is larger than the cache."""
     rows, vectors = shape
     for i in range(rows):
-        _emit_prefetch_row(emit, emit.at(c, emit.builder.mul(c_row, I64(i))), vectors, 1, _FIRST_CACHE)
+        _emit_prefetch(emit, emit.at(c, emit.builder.mul(c_row, I64(i))), vectors * emit.lanes, 1, _FIRST_CACHE)
 
 
 class _Factors(NamedTuple):
@@ -108,67 +109,143 @@ def _emit_step(emit: Emitter, acc: list[list[Any]], factors: _Factors) -> list[l
 
 
 class _Fetched(NamedTuple):
-    """What a loop asks memory for as it goes, beside each row of b some products before its use: in each turn one row
-    of what comes later, if that is given, to be written too or not, for the first cache or the second."""
+    """What a loop asks memory for as it goes: so many elements in each turn, from `first` on in turn 0 and `step`
+    elements further in each; to be written too or not, for the first cache or the second."""
 
-    later: Any
-    later_row: Any
+    first: Any
+    step: Any
+    elements: int
     to_write: int
     cache: int
 
 
-def _emit_loop(
-    emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, steps: int, fetched: _Fetched | None = None
-) -> tuple[list[list[Any]], _Factors]:
-    """`count` turns of so many steps each, which ask memory for what is `fetched`: the accumulators, and the factors
-    that are left."""
+class _Pieces(NamedTuple):
+    """How the rows of a are cut: turns of `STEPS` products in a piece, and elements from the end of one to the next."""
+
+    turns: Any
+    gap: Any
+
+
+def _emit_while_below(
+    emit: Emitter, end: Any, first: Any, carried: Sequence[Any], body: Callable[[Any, list[Any]], tuple[Any, list[Any]]]
+) -> list[Any]:
+    """Values that are carried from turn to turn: ``while first < end: first, carried = body(first, carried)``."""
     builder = emit.builder
-    before, head, body, done = builder.block, *(builder.append_basic_block(f"tile.k{steps}") for _ in range(3))
+    before, head, inside, done = builder.block, *(builder.append_basic_block("tile.k") for _ in range(3))
     builder.branch(head)
     builder.position_at_end(head)
-
-    def changing(first: Any) -> Any:
-        phi = builder.phi(first.type)
-        phi.add_incoming(first, before)
-        return phi
-
-    turn = changing(I64(0))
-    here = factors._replace(a=tuple(map(changing, factors.a)), b=changing(factors.b))
-    old = [[changing(value) for value in row] for row in acc]
-    builder.cbranch(builder.icmp_signed("<", turn, count), body, done)
-    builder.position_at_end(body)
-    vectors = len(acc[0])
-    if fetched is not None and fetched.later is not None:
-        row = emit.at(fetched.later, builder.mul(fetched.later_row, turn))
-        _emit_prefetch_row(emit, row, vectors, fetched.to_write, fetched.cache)
-    # Elements of rows that are stored as such lie at known distances for a whole turn, others only for a step.
-    hides_each = steps if isinstance(here.a_k, ir.Constant) else 1
-    new, following, passed = old, here, 0
-    for step in range(steps):
-        if fetched is not None:
-            _emit_prefetch_row(emit, following.after(emit, step - passed + _AHEAD).b, vectors, 0, _FIRST_CACHE)
-        new = _emit_step(emit, new, following.after(emit, step - passed))
-        if (step + 1) % hides_each == 0:
-            following, passed = _hidden(emit, following.after(emit, hides_each)), step + 1
-    turn.add_incoming(builder.add(turn, I64(1)), body)
-    for phi, pointer in zip((*here.a, here.b), (*following.a, following.b), strict=True):
-        phi.add_incoming(pointer, body)
-    for old_row, new_row in zip(old, new, strict=True):
-        for phi, value in zip(old_row, new_row, strict=True):
-            phi.add_incoming(value, body)
+    values = []
+    for start in (first, *carried):
+        values.append(builder.phi(start.type))
+        values[-1].add_incoming(start, before)
+    builder.cbranch(builder.icmp_signed("<", values[0], end), inside, done)
+    builder.position_at_end(inside)
+    following, new = body(values[0], values[1:])
+    for value, incoming in zip(values, (following, *new), strict=True):
+        value.add_incoming(incoming, builder.block)
     builder.branch(head)
     builder.position_at_end(done)
-    return old, here
+    return values[1:]
+
+
+def _carried(acc: list[list[Any]], factors: _Factors) -> list[Any]:
+    """What changes from turn to turn."""
+    return [*factors.a, factors.b, *itertools.chain(*acc)]
+
+
+def _from_carried(values: list[Any], vectors: int, factors: _Factors) -> tuple[list[list[Any]], _Factors]:
+    """Accumulators, so many vectors in a row, and the factors that are left, by what `_carried` gave."""
+    pointers = len(factors.a)
+    a, b, sums = values[:pointers], values[pointers], values[pointers + 1 :]
+    acc = [sums[first : first + vectors] for first in range(0, len(sums), vectors)]
+    return acc, factors._replace(a=tuple(a), b=b)
+
+
+def _emit_loop(
+    emit: Emitter,
+    acc: list[list[Any]],
+    factors: _Factors,
+    turns: tuple[Any, Any],
+    steps: int,
+    fetched: Sequence[_Fetched] | None = None,
+) -> tuple[list[list[Any]], _Factors]:
+    """Turns from one number to below another, of so many steps each: the accumulators, and the factors that are left.
+
+    Where anything is `fetched`, be it nothing else, each row of b is, some products before its use.
+    """
+    vectors = len(acc[0])
+
+    def body(turn: Any, values: list[Any]) -> tuple[Any, list[Any]]:
+        new, following = _from_carried(values, vectors, factors)
+        for one in fetched or ():
+            start = emit.at(one.first, emit.builder.mul(one.step, turn))
+            _emit_prefetch(emit, start, one.elements, one.to_write, one.cache)
+        # Elements of rows that are stored as such lie at known distances for a whole turn, others only for a step.
+        hides_each = steps if isinstance(factors.a_k, ir.Constant) else 1
+        passed = 0
+        for step in range(steps):
+            if fetched is not None:
+                ahead = following.after(emit, step - passed + _AHEAD).b
+                _emit_prefetch(emit, ahead, vectors * emit.lanes, 0, _FIRST_CACHE)
+            new = _emit_step(emit, new, following.after(emit, step - passed))
+            if (step + 1) % hides_each == 0:
+                following, passed = _hidden(emit, following.after(emit, hides_each)), step + 1
+        return emit.builder.add(turn, I64(1)), _carried(new, following)
+
+    first, end = turns
+    return _from_carried(_emit_while_below(emit, end, first, _carried(acc, factors), body), vectors, factors)
+
+
+def _next_piece(emit: Emitter, rows: int, a: Any, turn: Any, pieces: _Pieces) -> _Fetched:
+    """The next piece of so many rows of a, from the turn in which this one begins on; rows that are in one piece have
+    none, for which a line is asked for again and again."""
+    builder = emit.builder
+    step = builder.select(builder.icmp_signed("==", pieces.gap, I64(0)), I64(0), I64(rows * STEPS))
+    strip = builder.add(builder.mul(pieces.turns, I64(STEPS)), pieces.gap)
+    first = emit.at(a, builder.sub(strip, builder.mul(turn, step)))
+    return _Fetched(first, step, rows * STEPS, 0, _FIRST_CACHE)
+
+
+def _emit_pieces(
+    emit: Emitter,
+    acc: list[list[Any]],
+    factors: _Factors,
+    turns: Any,
+    pieces: _Pieces,
+    fetched: Sequence[_Fetched] | None,
+) -> tuple[list[list[Any]], _Factors]:
+    """`_emit_loop` over so many turns of `STEPS` products, whose rows of a lie in pieces."""
+    builder, rows, vectors = emit.builder, len(acc), len(acc[0])
+
+    def body(turn: Any, values: list[Any]) -> tuple[Any, list[Any]]:
+        sums, here = _from_carried(values, vectors, factors)
+        next_turn = builder.add(turn, pieces.turns)
+        is_whole = builder.icmp_signed("<=", next_turn, turns)
+        end = builder.select(is_whole, next_turn, turns)
+        fetches = fetched if fetched is None else [*fetched, _next_piece(emit, rows, here.a[0], turn, pieces)]
+        new, here = _emit_loop(emit, sums, here, (turn, end), STEPS, fetches)
+        gap = builder.select(is_whole, pieces.gap, I64(0))
+        return end, _carried(new, here._replace(a=tuple(emit.at(pointer, gap) for pointer in here.a)))
+
+    return _from_carried(_emit_while_below(emit, turns, I64(0), _carried(acc, factors), body), vectors, factors)
 
 
 def _emit_products(
-    emit: Emitter, acc: list[list[Any]], factors: _Factors, count: Any, fetched: _Fetched | None
+    emit: Emitter,
+    acc: list[list[Any]],
+    factors: _Factors,
+    count: Any,
+    pieces: _Pieces | None,
+    fetched: Sequence[_Fetched] | None,
 ) -> list[list[Any]]:
     """The sum over k, several steps a turn: whatever is no multiply-add counts on cores that are shared."""
     turns = emit.builder.sdiv(count, I64(STEPS))
-    acc, factors = _emit_loop(emit, acc, factors, turns, STEPS, fetched)
+    if pieces is None:
+        acc, factors = _emit_loop(emit, acc, factors, (I64(0), turns), STEPS, fetched)
+    else:
+        acc, factors = _emit_pieces(emit, acc, factors, turns, pieces, fetched)
     left = emit.builder.sub(count, emit.builder.mul(turns, I64(STEPS)))
-    return _emit_loop(emit, acc, factors, left, 1)[0]
+    return _emit_loop(emit, acc, factors, (I64(0), left), 1)[0]
 
 
 class _Place(NamedTuple):
@@ -282,10 +359,12 @@ def make_tile(
 ) -> Any:
     """An intrinsic for one tile of `rows` x (`vectors` x lanes), float32 or float64 by its pointers.
 
-    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, later)``:
-    pointers to the first elements, strides in elements, `count` products. `ends` are the modes it knows, `stored` says
-    which stride of a is one, whatever is given: addresses of a known stride cost no instructions. A masked tile touches
-    only the first `columns` columns of init, b, c and aux. The b of a packed one lies row after row.
+    ``tile(mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, later,
+    piece, gap)``: pointers to the first elements, strides in elements, `count` products. `ends` are the modes it knows,
+    `stored` says which stride of a is one, whatever is given: addresses of a known stride cost no instructions. Rows of
+    a that are stored as such may lie in pieces, each of `piece` elements, a multiple of `STEPS` if there are several,
+    with `gap` elements from the end of one to the next. A masked tile touches only the first `columns` columns of init,
+    b, c and aux. The b of a packed one lies row after row.
 
     One that `fetches` asks memory for b ahead of its use. One of them that ends in weights asks for a row of c in each
     turn of `STEPS` products, instead of for all of them at the start: `count` should be `STEPS` times `rows` at least.
@@ -294,32 +373,34 @@ def make_tile(
 
     @intrinsic
     def tile(
-        typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, later
-    ):
+        typing, mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, aux, aux_row, alpha, beta, columns, later,
+        piece, gap,
+    ):  # fmt: skip
         size = types.intp
         real = a.dtype
         signature = types.void(
-            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size, a
+            size, init, size, a, size, size, b, size, c, size, size, aux, size, real, real, size, a, size, size
         )  # fmt: skip
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             mode, init, init_row, a, a_row, a_k, b, b_k, c, c_row, count, *others = arguments
-            aux, aux_row, alpha, beta, columns, later = others
+            aux, aux_row, alpha, beta, columns, later, piece, gap = others
             element = context.get_value_type(real)
             lanes = VECTOR_BYTES // (real.bitwidth // 8)
             masks = [lane_mask(builder, lanes, j * lanes, columns) for j in range(vectors)] if masked else []
             emit = Emitter(builder, element, lanes, masks)
             b_k = I64(vectors * lanes) if packed else b_k
-            fetched = None
+            fetched: list[_Fetched] | None = [] if fetches else None
             if fetches and UPDATE in ends:
-                fetched = _Fetched(c, c_row, 1, _FIRST_CACHE)
-            elif fetches:
-                fetched = _Fetched(later if packed else None, b_k, 0, _SECOND_CACHE)
+                fetched = [_Fetched(c, c_row, vectors * lanes, 1, _FIRST_CACHE)]
+            elif packed:
+                fetched = [_Fetched(later, b_k, vectors * lanes, 0, _SECOND_CACHE)]
             elif UPDATE in ends:
                 _emit_prefetches(emit, (rows, vectors), c, c_row)
             start = _emit_start(emit, (rows, vectors), init, init_row)
             a_row, a_k = I64(1) if stored == BY_COLUMNS else a_row, I64(1) if stored == BY_ROWS else a_k
-            acc = _emit_products(emit, start, _emit_factors(emit, rows, a, a_row, a_k, b, b_k), count, fetched)
+            pieces = _Pieces(builder.sdiv(piece, I64(STEPS)), gap) if stored == BY_ROWS else None
+            acc = _emit_products(emit, start, _emit_factors(emit, rows, a, a_row, a_k, b, b_k), count, pieces, fetched)
             _emit_end(emit, acc, mode, ends, (c, c_row, aux, aux_row), (alpha, beta))
             return context.get_dummy_value()
 

@@ -12,7 +12,7 @@ from numba import config
 
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.machine import advance, begins_vector, lanes_of, never_inline, view
-from fastsgd.kernels.matmul import Ending, Matrix, Panel, multiply_columns, strip_width
+from fastsgd.kernels.matmul import Ending, Panel, from_column, multiply_columns, strip_width
 from fastsgd.kernels.network import (
     ALL_BIAS,
     BACKWARD,
@@ -20,7 +20,6 @@ from fastsgd.kernels.network import (
     BIAS_START,
     CHUNK_ROWS,
     DELTAS,
-    FAR_ROWS,
     FORWARD,
     FORWARD_STRIP,
     GRADIENTS,
@@ -47,13 +46,12 @@ from fastsgd.kernels.network import (
     TASK_LAYER,
     TASK_ROW,
     TASK_ROW_END,
-    TASK_ROWS,
     TRANSPOSED,
     ZEROS,
     gradient_size,
     layer_field,
     panel_field,
-    rows_of,
+    panel_of,
     stored_shape,
     task_field,
     zero_panel,
@@ -61,7 +59,6 @@ from fastsgd.kernels.network import (
 from fastsgd.kernels.tile import MOMENTUM, STORE, UPDATE
 from fastsgd.kernels.updates import momentum_update_serial, nesterov_update_serial, sgd_update_serial
 from fastsgd.kernels.vectors import (
-    VECTOR_BYTES,
     copy_strip_row,
     copy_strip_row_past_caches,
     transpose_square,
@@ -71,7 +68,6 @@ from fastsgd.kernels.vectors import (
 # Weights of a kernel from which its strips are written past the caches: these would not hold them until they are read,
 # and would first bring what is overwritten. 256-2048-2048-256 takes 0.95 of the time.
 _PAST_CACHES = 2**20
-_WORTH_PACKING = 128  # columns of a rectangle from which copying inputs together pays that lie far apart
 
 
 def _copy_across_plain(parameters, start, stored, rectangle, packed, place, past_caches):
@@ -193,31 +189,20 @@ def pack_task(arena, task):
 
 @small
 def _factors(arena, layer, at, first, left):
-    """The factors of a kernel's gradient, as it is stored, from row `first` and column `left` on: inputs and deltas of
-    the rows of the workspace from `at` on."""
-    a, b = rows_of(arena, OUTPUTS, layer, at), rows_of(arena, DELTAS, layer + 1, at)
+    """What a kernel's gradient, as it is stored, is the product of, from row `first` and column `left` on: inputs and
+    deltas of the rows of the workspace from `at` on."""
+    a, b = panel_of(arena, OUTPUTS, layer, at), panel_of(arena, DELTAS, layer + 1, at)
     if layer_field(arena, layer, TRANSPOSED):
         a, b = b, a
-    return Matrix(a.data, a.start + first, 1, a.row), Panel(b.data, b.start + left, b.row, strip_width(b.data))
+    return from_column(a, first), from_column(b, left)
 
 
 @small
 def _bias_factors(arena, layer, at):
-    """The factors of a bias' gradient: a row of ones, and the deltas of the rows of the workspace from `at` on."""
-    delta = rows_of(arena, DELTAS, layer + 1, at)
-    ones = Matrix(arena.memory, arena.numbers[ONE], 0, 0)
-    return ones, Panel(delta.data, delta.start, delta.row, strip_width(delta.data))
-
-
-@serial
-def pack_columns(a, m, k, packed, at):
-    """packed[at:] := the columns of a (m, k), those of a row next to each other and TASK_ROWS from row to row."""
-    never_inline()
-    for p in range(k):
-        column = view(a.data, a.start + p * a.col, m)
-        result = view(packed, at + p * TASK_ROWS, m)
-        for i in range(m):
-            result[i] = column[i]
+    """What a bias' gradient is the product of: a row of ones, and the deltas of the rows of the workspace from `at`
+    on."""
+    ones = Panel(arena.memory, arena.numbers[ONE], 0, strip_width(arena.memory))
+    return ones, panel_of(arena, DELTAS, layer + 1, at)
 
 
 @small
@@ -226,13 +211,13 @@ def _update(arena, velocity, mode, init, position, stride):
     moving = arena.parameters if mode == UPDATE else velocity
     at = arena.numbers[SETTINGS]
     rate, momentum = arena.memory[at + RATE], arena.memory[at + MOMENTUM_RATE]
-    return Ending(mode, init, Matrix(moving, position, stride, 1), rate, momentum)
+    return Ending(mode, init, Panel(moving, position, stride, strip_width(moving)), rate, momentum)
 
 
 @inlined
 def _gradient_task(arena, velocity, mode, worker, m, task):
     """Gradient over m rows and update of a rectangle of a kernel, or a bias. Long sums go chunk by chunk, so that what
-    is read for one strip is still in cache for the next; inputs that lie far apart are copied together first."""
+    is read for one strip is still in cache for the next."""
     layer = task_field(arena, task, TASK_LAYER)
     first, last, left, right = _rectangle(arena, task)
     is_bias = first == ALL_BIAS
@@ -240,20 +225,14 @@ def _gradient_task(arena, velocity, mode, worker, m, task):
     start, height, across = layer_field(arena, layer, KERNEL) + first * stored + left, last - first, right - left
     if is_bias:
         start, height, across = layer_field(arena, layer, BIAS_START), 1, layer_field(arena, layer, N_OUT)
-    zero = arena.memory[arena.numbers[ZEROS]]
-    target = Matrix(arena.parameters, start, stored, 1)
-    scratch = arena.numbers[SCRATCH] + worker * SCRATCH_SIZE
-    sums = Matrix(arena.memory, scratch + CHUNK_ROWS * TASK_ROWS, SUMS_ROW, 1)
+    zero, width = arena.memory[arena.numbers[ZEROS]], strip_width(arena.memory)
+    target = Panel(arena.parameters, start, stored, width)
+    sums = Panel(arena.memory, arena.numbers[SCRATCH] + worker * SCRATCH_SIZE, SUMS_ROW, width)
     chunk = m if is_bias else CHUNK_ROWS
     for begin in range(0, m, chunk):
         k = min(chunk, m - begin)
         a, b = _bias_factors(arena, layer, begin) if is_bias else _factors(arena, layer, begin, first, left)
-        if across >= _WORTH_PACKING and a.col * VECTOR_BYTES >= FAR_ROWS * lanes_of(a.data):
-            pack_columns(a, height, k, arena.memory, scratch)
-            a = Matrix(arena.memory, scratch, 1, TASK_ROWS)
-        init = zero_panel(arena)
-        if begin > 0:
-            init = Panel(sums.data, sums.start, sums.row, strip_width(sums.data))
+        init = zero_panel(arena) if begin == 0 else sums
         out, ending = target, _update(arena, velocity, mode, init, start, stored)
         if begin + k < m:
             out, ending = sums, Ending(STORE, init, sums, zero, zero)
@@ -296,10 +275,8 @@ def group_gradient(arena, at, m, gradient, is_first, first_part):
             height, across = 1, layer_field(arena, layer, N_OUT)
             start = gradient + layer_field(arena, layer, BIAS_START)
             a, b = _bias_factors(arena, layer, at)
-        sums = Matrix(arena.memory, start, stored, 1)
-        init = zero_panel(arena)
-        if not is_first:
-            init = Panel(arena.memory, start, stored, width)
+        sums = Panel(arena.memory, start, stored, width)
+        init = zero_panel(arena) if is_first else sums
         multiply_columns(a, b, sums, height, across, m, Ending(STORE, init, sums, zero, zero))
 
 
