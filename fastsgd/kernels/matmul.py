@@ -208,6 +208,13 @@ def _is_far(b, k):
     return k * b.row * VECTOR_BYTES // lanes_of(b.data) >= _FAR_BYTES
 
 
+@small
+def _later(strip, b, i, k):
+    """What of the next strip of b, of k rows, a tile of the rows from i on asks for as it goes through this one: each
+    of `STEPS` tiles of the largest kind one part."""
+    return advance(strip, b.strip + i // TILE_ROWS % STEPS * (k // STEPS) * b.row)
+
+
 def _multiply_rows_tiles(a, b, c, m, n, k, ending):
     """c (m, n) := init + a (m, k) @ b (k, n), ended as `ending` says, for rows on their way through the layers: the
     modes are ROW_ENDS, and all are Panels. Writes, and reads, whole strips: every row of b, c, init and aux reaches as
@@ -227,7 +234,7 @@ def _multiply_rows_tiles(a, b, c, m, n, k, ending):
             pa = advance(a.data, a.start + i * a.row)
             pc = advance(c.data, c_j.start + i * c.row)
             px = advance(aux.data, aux_j.start + i * aux.row)
-            later = advance(pb, b.strip + i // TILE_ROWS % STEPS * (k // STEPS) * b.row)
+            later = _later(pb, b, i, k)
             tile = pi, init.row, pa, a.row, 1, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, later, piece, gap
             left = m - i
             if half and left >= 8:
@@ -290,7 +297,8 @@ def _multiply_columns_tiles(a, b, c, m, n, k, ending):
             pa = advance(a.data, from_column(a, i).start)
             pc = advance(c.data, c_j.start + i * c.row)
             px = advance(aux.data, aux_j.start + i * aux.row)
-            tile = pi, init.row, pa, 1, a.row, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, pb, 0, 0
+            later = _later(pb, b, i, k)
+            tile = pi, init.row, pa, 1, a.row, pb, b.row, pc, c.row, k, px, aux.row, alpha, beta, n, later, 0, 0
             left = min(m - i, width - i % width) if in_strips else m - i
             if half and left >= _COLUMNS_HALF_ROWS:
                 _columns_half(mode, *tile)

@@ -366,9 +366,9 @@ def make_tile(
     with `gap` elements from the end of one to the next. A masked tile touches only the first `columns` columns of init,
     b, c and aux. The b of a packed one lies row after row.
 
-    One that `fetches` asks memory for b ahead of its use. One of them that ends in weights asks for a row of c in each
-    turn of `STEPS` products, instead of for all of them at the start: `count` should be `STEPS` times `rows` at least.
-    A packed one asks in each turn for one of b's rows from `later` on, which other tiles will read.
+    One that `fetches` asks memory for b ahead of its use, and in each turn of `STEPS` products for one of b's rows from
+    `later` on, which other tiles will read. One of them that ends in weights asks for a row of c in each turn, instead
+    of for all of them at the start: `count` should be `STEPS` times `rows` at least.
     """
 
     @intrinsic
@@ -390,11 +390,9 @@ def make_tile(
             masks = [lane_mask(builder, lanes, j * lanes, columns) for j in range(vectors)] if masked else []
             emit = Emitter(builder, element, lanes, masks)
             b_k = I64(vectors * lanes) if packed else b_k
-            fetched: list[_Fetched] | None = [] if fetches else None
-            if fetches and UPDATE in ends:
-                fetched = [_Fetched(c, c_row, vectors * lanes, 1, _FIRST_CACHE)]
-            elif packed:
-                fetched = [_Fetched(later, b_k, vectors * lanes, 0, _SECOND_CACHE)]
+            fetched = [_Fetched(later, b_k, vectors * lanes, 0, _SECOND_CACHE)] if fetches else None
+            if UPDATE in ends and fetched is not None:
+                fetched.append(_Fetched(c, c_row, vectors * lanes, 1, _FIRST_CACHE))
             elif UPDATE in ends:
                 _emit_prefetches(emit, (rows, vectors), c, c_row)
             start = _emit_start(emit, (rows, vectors), init, init_row)
