@@ -68,6 +68,8 @@ from fastsgd.kernels import network
 lanes = vectors.VECTOR_BYTES // 4
 for rows in (network._SMALL_TASK_ROWS, network._USUAL_TASK_ROWS, network.TASK_ROWS):
     assert rows % lanes == 0, (rows, lanes)
+# Those of a large kernel are whole strips, as its inputs are stored in such.
+assert network.TASK_ROWS % (vectors.TILE_VECTORS * lanes) == 0
 import products
 for element in (types.float32, types.float64):
     flat, place = types.Array(element, 1, "C"), types.UniTuple(types.int64, 3)
