@@ -206,8 +206,11 @@ def _copy_rows(rows, width, order, ordered, first, m, out):
         at = order[first + i] if ordered else first + i
         row, result = advance(rows, at * width), advance(out.data, out.start + i * out.row)
         copy_elements(row, result, piece)
-        for j in range(piece, width, piece):
-            copy_elements(advance(row, j), advance(result, j // piece * out.strip), min(piece, width - j))
+        # No range, which would divide by its step for each row.
+        j, strip = piece, out.strip
+        while j < width:
+            copy_elements(advance(row, j), advance(result, strip), min(piece, width - j))
+            j, strip = j + piece, strip + out.strip
 
 
 @serial
