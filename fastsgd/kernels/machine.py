@@ -287,6 +287,12 @@ def _plain_swap_bytes(held: Any, source: Any, out: Any, count: int) -> None:
     held[:count] = new
 
 
+def _plain_copy_strip(source: Any, out: Any) -> None:
+    _plain_copy(source, out, vectors.TILE_VECTORS * _plain_lanes(source))
+
+
+# copy_strip(source, out): as many elements as a tile has columns.
+copy_strip = _plain_copy_strip if config.DISABLE_JIT else vectors.copy_strip_row
 # copy_bytes(source, out, count): out[:count] := source[:count], pointers to bytes.
 copy_bytes = _plain_copy if config.DISABLE_JIT else vectors.copy_bytes
 # swap_bytes(held, source, out, count): out := held, then held := source; `source` may be `out`.

@@ -20,7 +20,7 @@ from fastsgd.kernels.dots import make_dots
 from fastsgd.kernels.jit import inlined, serial, small
 from fastsgd.kernels.linear import outputs_in_place
 from fastsgd.kernels.losses import loss_rows, takes_raw_outputs
-from fastsgd.kernels.machine import advance, copy_elements, lanes_of, never_inline, pointer, prefetch, view
+from fastsgd.kernels.machine import advance, copy_elements, copy_strip, lanes_of, never_inline, pointer, prefetch, view
 from fastsgd.kernels.matmul import (
     Ending,
     Matrix,
@@ -205,12 +205,12 @@ def _copy_rows(rows, width, order, ordered, first, m, out):
     for i in range(m):
         at = order[first + i] if ordered else first + i
         row, result = advance(rows, at * width), advance(out.data, out.start + i * out.row)
-        copy_elements(row, result, piece)
         # No range, which would divide by its step for each row.
-        j, strip = piece, out.strip
-        while j < width:
-            copy_elements(advance(row, j), advance(result, strip), min(piece, width - j))
+        j, strip = 0, 0
+        while width - j > piece:
+            copy_strip(advance(row, j), advance(result, strip))
             j, strip = j + piece, strip + out.strip
+        copy_elements(advance(row, j), advance(result, strip), width - j)
 
 
 @serial
