@@ -9,10 +9,12 @@ import naive
 import numpy as np
 import pytest
 from numba import njit
+from products import make_panel, view_of, width_of
 from steps import CASES, GROUPS, KINDS, compare, compare_all, optimizer_state, problem, source_of
 
 import fastsgd as fs
-from fastsgd.kernels import network, weights
+from fastsgd.kernels import network, passes, weights
+from fastsgd.kernels.machine import pointer
 from fastsgd.kernels.network import aligned_zeros, make_optimizer_state, make_workspace
 from fastsgd.kernels.step import forward_slab, forward_slab_serial, train_slab, train_slab_serial
 
@@ -176,3 +178,22 @@ def test_parameters_written_between_steps_are_used():
     trainer.train_batch(x, y)
     reference.step("mse", x, y, 0.05)
     np.testing.assert_allclose(model.parameters["dense_0/kernel"], reference.kernels[0], rtol=1e-10, atol=1e-12)
+
+
+@njit
+def copy_rows(rows, width, order, ordered, first, m, out, place):
+    passes._copy_rows(pointer(rows, 0), width, pointer(order, 0), ordered, first, m, make_panel(out, place))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_rows_are_copied_to_whole_and_cut_strips_and_nothing_else(dtype, ordered):
+    width = width_of(dtype)
+    for n in (1, 7, width, width + 1, 3 * width - 1, 3 * width):
+        x = np.arange(9 * n, dtype=dtype).reshape(9, n)
+        order = np.random.default_rng(n).permutation(9) if ordered else np.arange(9)
+        for place in ((3, n + 2, width), (3, width, 4 * width + 5)):
+            out = np.full(3 * (4 * width + 5) + 4 * (n + 2) + 6, np.nan, dtype)
+            copy_rows(x, n, order, ordered, 2, 4, out, place)
+            np.testing.assert_array_equal(view_of((out, place), 4, n), x[order[2:6]])
+            assert np.isnan(out).sum() == out.size - 4 * n, (n, place)
